@@ -1,0 +1,200 @@
+package agent_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/opspawn/opscore/bus/agent"
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// ownServer starts a server for one test, which may stop and start it again on the same port and files.
+func ownServer(t *testing.T, edit ...func(*server.Options)) (s *server.Server, restart func()) {
+	t.Helper()
+	o := serverOptions(t.TempDir())
+	for _, e := range edit {
+		e(o)
+	}
+	s, err := startServer(o)
+	must(t, err)
+	t.Cleanup(func() { stopServer(s) })
+	return s, func() {
+		t.Helper()
+		var err error
+		s, err = startServer(o)
+		must(t, err)
+	}
+}
+
+func TestOutage_ResultIsDeliveredAndRegistrationRepeated(t *testing.T) {
+	t.Parallel()
+	s, restart := ownServer(t)
+	c := newOpscore(t, s)
+	g := newGate()
+	p := c.ready(g.handle)
+	must(t, p.SetState(t.Context(), "error", nil))
+	c.expectState("error")
+	c.accepted(task("a", 1))
+	wait(t, g.started)
+
+	stopServer(s)
+	close(g.release) // the result is made while the server is down
+	restart()
+
+	c.stored(event.StreamWork, event.VerbResult, 1)
+	c.stored(event.StreamAgent, event.VerbRegister, 2)
+	c.stored(event.StreamAgent, event.VerbState, 3)
+	if r := c.last(event.StreamAgent, event.VerbRegister).(*event.Register); r.Instance != p.Instance() {
+		t.Errorf("registered as another process: %+v", r)
+	}
+	if s := c.last(event.StreamAgent, event.VerbState).(*event.State); s.State != "error" {
+		t.Errorf("state %q", s.State)
+	}
+	c.accepted(task("b", 1))
+}
+
+func TestOutage_DrainWaitsForTheServer(t *testing.T) {
+	t.Parallel()
+	s, restart := ownServer(t)
+	c := newOpscore(t, s)
+	g := newGate()
+	p := c.ready(g.handle)
+	c.accepted(task("a", 1))
+	wait(t, g.started)
+	stopServer(s)
+	p.stop()
+	close(g.release)
+	restart()
+	must(t, p.end(t))
+	must(t, c.nc.ForceReconnect())
+	c.stored(event.StreamWork, event.VerbResult, 1)
+}
+
+func TestOutage_DrainNamesResultsThatWereNotStored(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t)
+	c := newOpscore(t, s)
+	g := newGate()
+	p := c.ready(g.handle, drainTimeout(300*time.Millisecond))
+	c.accepted(task("a", 1))
+	wait(t, g.started)
+	stopServer(s)
+	close(g.release)
+	p.stop()
+	var left *agent.UnreportedError
+	if err := p.end(t); !errors.As(err, &left) || len(left.Results) != 1 || left.Results[0] != ref("a", 1) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOutage_ReconnectAsksBeforeItTakesTheIDBack(t *testing.T) {
+	t.Parallel()
+	s, restart := ownServer(t)
+	c := newOpscore(t, s)
+	p := c.ready(echo, func(cfg *agent.Config) { // it comes back later than the stand-in, which must hear it
+		cfg.NATSOptions = append(cfg.NATSOptions, nats.ReconnectWait(time.Second))
+	})
+	stopServer(s)
+	c.decide(func(event.Message) *event.Outcome { // while it was away, another process came
+		return event.Refused(event.Errorf(event.CodeStaleInstance, "another process has taken over"))
+	})
+	restart()
+	if err := p.end(t); !errors.Is(err, agent.ErrReplaced) {
+		t.Errorf("got %v", err)
+	}
+	for _, m := range c.rest() {
+		if _, ok := m.Event.(*event.Register); ok {
+			t.Error("it registered again, against the process that had taken over")
+		}
+	}
+}
+
+func TestOutage_StartsBeforeTheServer(t *testing.T) {
+	t.Parallel()
+	s, restart := ownServer(t)
+	c := newOpscore(t, s)
+	stopServer(s)
+	p := c.start(echo)
+	restart()
+	wait(t, p.Ready())
+}
+
+func TestOutage_StreamIsMissing(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t)
+	c := newOpscore(t, s)
+	js, err := jetstream.New(c.nc)
+	must(t, err)
+	must(t, js.DeleteStream(t.Context(), event.StreamWork))
+	c.ready(echo)
+	c.accepted(task("a", 1))
+	c.result()
+	c.result() // nobody stored it: it is published again
+	must(t, makeStream(js, event.StreamWork))
+	c.stored(event.StreamWork, event.VerbResult, 1)
+}
+
+func TestOutage_StreamIsFull(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t)
+	c := newOpscore(t, s)
+	js, err := jetstream.New(c.nc)
+	must(t, err)
+	full := jetstream.StreamConfig{
+		Name: event.StreamWork, Subjects: streamSubjects[event.StreamWork], Discard: jetstream.DiscardNew, MaxMsgs: 1,
+	}
+	_, err = js.UpdateStream(t.Context(), full)
+	must(t, err)
+	c.ready(echo)
+	c.accepted(task("a", 1))
+	c.result()
+	c.accepted(task("b", 1))
+	for range 3 { // refused by the stream and repeated
+		if r := c.result(); r.TaskID != "b" {
+			t.Fatalf("result of %s", r.TaskID)
+		}
+	}
+	full.MaxMsgs = 10
+	_, err = js.UpdateStream(t.Context(), full)
+	must(t, err)
+	c.stored(event.StreamWork, event.VerbResult, 2)
+}
+
+func TestAccess_WrongPassword(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t, withUsers)
+	err := agent.Run(t.Context(), agent.Config{
+		URL: s.ClientURL(), ID: "x", NATSOptions: []nats.Option{nats.UserInfo("agent", "wrong")},
+	}, echo)
+	if !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAccess_TasksAreDenied(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t, withUsers)
+	c := newOpscore(t, s)
+	p := c.start(echo, func(cfg *agent.Config) {
+		cfg.NATSOptions = append(cfg.NATSOptions, nats.UserInfo("agent", "secret"))
+	})
+	if err := p.end(t); !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// withUsers lets a user in who may publish anything and subscribe only to inboxes.
+func withUsers(o *server.Options) {
+	o.NoAuthUser = "core"
+	o.Users = []*server.User{
+		{Username: "core", Password: "core"},
+		{Username: "agent", Password: "secret", Permissions: &server.Permissions{
+			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+		}},
+	}
+}

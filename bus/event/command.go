@@ -1,0 +1,47 @@
+package event
+
+// WorkflowApply stores a definition under the id of its subject.
+type WorkflowApply struct {
+	ID         string `json:"-"`
+	Definition Raw    `json:"-"` // the whole body
+}
+
+// RunStart starts a run under an id made by the client, so that a repeat finds it. Edge.
+type RunStart struct {
+	RunID          string            `json:"-"`
+	WorkflowID     string            `json:"workflowId,omitzero"`
+	Version        string            `json:"version,omitzero"`    // empty: the latest
+	Definition     Raw               `json:"definition,omitzero"` // inline, instead of a stored one
+	Legacy         bool              `json:"legacy,omitzero"`     // shape errors make the run fail instead of refusing it
+	Input          Raw               `json:"input,omitzero"`      // an object
+	AgentID        string            `json:"agentId,omitzero"`    // the first task goes to it
+	Priority       int               `json:"priority,omitzero"`
+	Labels         map[string]string `json:"labels,omitzero"`
+	IdempotencyKey string            `json:"idempotencyKey,omitzero"`
+}
+
+// RunCommand is any other command about a run. Pause and resume are level, cancel, signal and retry are edges.
+type RunCommand struct {
+	Kind    CommandKind `json:"-"`
+	RunID   string      `json:"-"`
+	Reason  string      `json:"reason,omitzero"`
+	Name    string      `json:"name,omitzero"`    // of a signal
+	Payload Raw         `json:"payload,omitzero"` // of a signal
+	TaskID  string      `json:"taskId,omitzero"`  // of a retry
+}
+
+// AgentCommand cordons, uncordons or drains an agent. Level.
+type AgentCommand struct {
+	Kind            CommandKind `json:"-"`
+	AgentID         string      `json:"-"`
+	Reason          string      `json:"reason,omitzero"`
+	DeadlineSeconds float64     `json:"deadlineSeconds,omitzero"`
+}
+
+// Wake is a hint between replicas on SubjectWake, core NATS: these agents became free, these selector classes have ready tasks. It
+// may be lost; a slow scan finds the same.
+type Wake struct {
+	From    string   `json:"from"` // replica that says it; it ignores its own
+	Agents  []string `json:"agents,omitzero"`
+	Classes []string `json:"classes,omitzero"`
+}

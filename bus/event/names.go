@@ -1,0 +1,58 @@
+package event
+
+import "time"
+
+// Streams that carry the bus. They are created if absent and never silently reconfigured.
+const (
+	StreamAgent = "OPSCORE_AGENT" // register, deregister, state: level events of agents
+	StreamWork  = "OPSCORE_WORK"  // accepted, progress, result and all commands: edge events
+	StreamFact  = "OPSCORE_FACT"  // what became of agents and runs, for subscribers
+	StreamDead  = "OPSCORE_DEAD"  // dead letters
+)
+
+// Durable consumers, shared by all replicas.
+const (
+	ConsumerLifecycle = "lifecycle" // of StreamAgent
+	ConsumerWorkflow  = "workflow"  // of StreamWork: results and run commands
+	ConsumerCommand   = "command"   // of StreamWork: commands about agents, read by lifecycle
+)
+
+// Headers of messages. NATS header names are case-sensitive.
+const (
+	HeaderReply       = "Opscore-Reply"       // inbox that gets the Outcome after the commit
+	HeaderDeadline    = "Opscore-Deadline-Ms" // milliseconds after the stream timestamp; not begun by then: expired
+	HeaderRequest     = "Opscore-Request"     // id of the request, for logs
+	HeaderTraceparent = "traceparent"         // W3C trace context
+	HeaderTracestate  = "tracestate"
+)
+
+// Headers of dead letters.
+const (
+	HeaderDeadSubject = "Opscore-Dead-Subject" // original subject
+	HeaderDeadStream  = "Opscore-Dead-Stream"  // original stream
+	HeaderDeadSeq     = "Opscore-Dead-Seq"     // sequence in the original stream
+	HeaderDeadCode    = "Opscore-Dead-Code"    // reason, a Code
+	HeaderDeadReason  = "Opscore-Dead-Reason"  // reason, for people
+	HeaderDeadTime    = "Opscore-Dead-Time"    // when it was buried, RFC 3339
+	HeaderDeadCount   = "Opscore-Dead-Count"   // how often it was delivered
+)
+
+// InboxPrefix is the only kind of subject honoured in HeaderReply: anything else could be a stream's own subject.
+const InboxPrefix = "_INBOX."
+
+// Limits of the wire. A message that goes over one is refused as too_large.
+const (
+	MaxToken     = 255       // bytes of an encoded id
+	MaxPlainID   = 128       // characters of an id that stands for itself
+	MaxDetails   = 64 << 10  // bytes of state details
+	MaxErrorText = 4 << 10   // bytes of an error message
+	MaxBody      = 960 << 10 // bytes of a message or task output with the server's default max_payload of 1 MiB
+	MaxDeadBody  = 64 << 10  // bytes kept of a dead letter that is too large
+)
+
+// Defaults that both sides of the wire share.
+const (
+	DefaultSlots     = 1
+	DefaultHeartbeat = 10 * time.Second // of an agent that beats without having said how often
+	AcceptDeadline   = 5 * time.Second  // an attempt nobody accepted by then is taken back
+)

@@ -1,0 +1,203 @@
+package lifecycle
+
+import (
+	"context"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+)
+
+// fold is the change that one batch makes to one agent.
+type fold struct {
+	b       *agentBatch
+	before  Gate // the gate as it was loaded
+	history [][]byte
+	answers []*event.Outcome // one per item
+
+	recordChanged, gateChanged bool
+	handBack                   bool
+	woken                      bool // the gate became free
+	wasRegistered, wasEarly    bool
+	txn                        storage.Txn
+}
+
+// HistoryEntry is one event of an agent as its history keeps it.
+type HistoryEntry struct {
+	Seq       uint64    `json:"seq"`
+	At        time.Time `json:"at"` // stream timestamp
+	Event     string    `json:"event"`
+	State     string    `json:"state,omitzero"`
+	Timestamp string    `json:"timestamp,omitzero"`
+	Details   event.Raw `json:"details,omitzero"`
+	Instance  string    `json:"instance,omitzero"`
+	Reason    string    `json:"reason,omitzero"`
+}
+
+// fold applies the events of one agent to copies of its documents.
+func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time) (*fold, error) {
+	sortItems(b.items)
+	f := &fold{b: b, before: *b.gate, answers: make([]*event.Outcome, len(b.items))}
+	record, gate := *b.record, *b.gate // slices inside are replaced, or changed only here: a failed commit forgets both
+	b.record, b.gate = &record, &gate
+	f.wasRegistered = record.Registered()
+	f.wasEarly = len(record.Reports) > 0 && !f.wasRegistered
+	for i, it := range b.items {
+		verdict, err := s.apply(ctx, f, it)
+		if err != nil {
+			return nil, err
+		}
+		if verdict == Applied {
+			f.recordChanged = true
+		}
+		// A message that comes again was recorded the first time, unless it was never applied: a late one is, once.
+		if verdict == Applied || it.msg.Delivered <= 1 {
+			f.record(it)
+		}
+		f.answers[i] = f.outcome(it)
+	}
+	if f.recordChanged || f.gateStale() {
+		changed, handBack := b.gate.Follow(b.record, true)
+		f.gateChanged, f.handBack = changed, handBack
+	}
+	f.woken = f.gateChanged && b.gate.Free(now) && !f.before.Free(now)
+	return f, nil
+}
+
+// gateStale reports whether a sign of life must be noted although the record did not change.
+func (f *fold) gateStale() bool {
+	return f.b.gate.Silent || f.b.gate.Registered != f.b.record.Registered()
+}
+
+func (s *Service) apply(ctx context.Context, f *fold, it item) (Verdict, error) {
+	r := f.b.record
+	if cmd, ok := it.event.(*event.AgentCommand); ok {
+		return f.command(cmd, it), nil
+	}
+	if _, ok := it.event.(*event.State); ok && f.b.recordRev == "" && !f.recordChanged {
+		room, err := s.early(ctx)
+		if err != nil || !room {
+			return Old, err
+		}
+	}
+	verdict := r.Apply(it.event, it.mark)
+	if verdict != Suspect {
+		return verdict, nil
+	}
+	yes, err := s.rolledBack(ctx, r)
+	if err != nil || !yes {
+		return Old, err
+	}
+	s.cfg.Log.Error("stream rolled back: sequences are used again", "stream", event.StreamAgent, "agent", f.b.id,
+		"seq", it.mark.Seq, "fence", r.Top.Seq)
+	r.Rollback()
+	return r.Apply(it.event, it.mark), nil
+}
+
+func (f *fold) command(cmd *event.AgentCommand, it item) Verdict {
+	if cmd.Kind == event.KindAgentDrain || !f.b.record.Registered() {
+		return Old // refused in outcome
+	}
+	return f.b.record.ApplyCommand(cmd, it.mark)
+}
+
+// record adds an event to the history.
+func (f *fold) record(it item) {
+	h := HistoryEntry{Seq: it.mark.Seq, At: it.mark.At}
+	switch e := it.event.(type) {
+	case *event.Register:
+		h.Event, h.Instance = string(event.VerbRegister), e.Instance
+	case *event.Deregister:
+		h.Event, h.Instance, h.Reason = string(event.VerbDeregister), e.Instance, e.Reason
+	case *event.State:
+		h.Event, h.Instance = string(event.VerbState), e.Instance
+		h.State, h.Timestamp, h.Details = e.State, e.Timestamp, e.Details
+	case *event.AgentCommand:
+		h.Event, h.Reason = string(e.Kind), e.Reason
+	}
+	f.history = append(f.history, event.MustMarshal(h))
+}
+
+// outcome is the answer to one message once everything before it in the batch has been applied.
+func (f *fold) outcome(it item) *event.Outcome {
+	r := f.b.record
+	switch e := it.event.(type) {
+	case *event.State:
+		if r.Stale(e.Instance, it.mark) {
+			return event.Refused(event.Errorf(event.CodeStaleInstance, "another process of agent %q has taken over", f.b.id))
+		}
+		if !r.Registered() {
+			o := event.Refused(event.Errorf(event.CodeUnknownAgent, "agent %q is not registered", f.b.id))
+			o.Held, o.Seq = len(r.Reports) > 0, it.mark.Seq
+			return o
+		}
+	case *event.Register:
+		if r.Stale(e.Instance, it.mark) {
+			return event.Refused(event.Errorf(event.CodeStaleInstance, "another process of agent %q has taken over", f.b.id))
+		}
+	case *event.AgentCommand:
+		if !r.Registered() {
+			return event.Refused(event.Errorf(event.CodeUnknownAgent, "agent %q is not registered", f.b.id))
+		}
+		if e.Kind == event.KindAgentDrain {
+			return event.Refused(event.Errorf(event.CodeNotAllowedNow, "drain is not available; cordon the agent instead"))
+		}
+	}
+	return &event.Outcome{OK: true, Version: r.Version, Seq: it.mark.Seq, Epoch: r.Instance.ID}
+}
+
+func (f *fold) dirty() bool { return f.recordChanged || f.gateChanged || len(f.history) > 0 }
+
+// build makes the Txn: the record always, since a Txn must put a document; the gate when it changed, with the free indexes that follow it.
+func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
+	b := f.b
+	t := storage.Txn{
+		Rev: rev,
+		If:  []storage.Cond{{Key: RecordKey(b.id), Rev: b.recordRev}},
+		Put: []storage.Put{{Key: RecordKey(b.id), Data: event.MustMarshal(b.record)}},
+	}
+	if f.gateChanged {
+		t.If = append(t.If, storage.Cond{Key: GateKey(b.id), Rev: b.gateRev})
+		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: event.MustMarshal(b.gate)})
+		t.IndexAdd, t.IndexRemove = FreeOps(&f.before, b.gate, now)
+	}
+	if f.handBack {
+		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: HandBackMember(b.id), Score: storage.Score(now.UnixMicro())})
+	}
+	f.listings(&t)
+	for _, h := range f.history {
+		t.LogAppend = append(t.LogAppend, storage.Append{Log: HistoryLog(b.id), Data: h, Cap: historyCap})
+	}
+	return t
+}
+
+// listings keeps the index of registered agents and the one of early reports in line with the record.
+func (f *fold) listings(t *storage.Txn) {
+	r, id := f.b.record, f.b.id
+	early := !r.Registered() && len(r.Reports) > 0
+	switch {
+	case r.Registered() && !f.wasRegistered:
+		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: AgentIndex, Member: id})
+	case !r.Registered() && f.wasRegistered:
+		t.IndexRemove = append(t.IndexRemove, storage.IndexOp{Index: AgentIndex, Member: id})
+	}
+	switch {
+	case early:
+		expires := storage.Score(r.Reports[0].Mark.At.Add(EarlyReportTTL).UnixMicro())
+		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: earlyIndex, Member: id, Score: expires})
+	case f.wasEarly:
+		t.IndexRemove = append(t.IndexRemove, storage.IndexOp{Index: earlyIndex, Member: id})
+	}
+}
+
+// answer gives the verdicts after the commit. A refusal nobody waits for is a dead letter; a report that is kept for its registration is not.
+func (f *fold) answer() {
+	for i, it := range f.b.items {
+		o := f.answers[i]
+		if o.Error != nil && !o.Held && it.msg.Header.Get(event.HeaderReply) == "" {
+			it.msg.Dead(o.Error)
+			continue
+		}
+		it.msg.Done(o)
+	}
+}

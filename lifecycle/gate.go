@@ -1,0 +1,254 @@
+package lifecycle
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+)
+
+// Gate is the only source of "free": what lifecycle knows of an agent that matters for giving it a task, and what workflow has
+// given it. It is a document of its own, small, and part of every Txn that takes or frees a slot, or opens or closes it.
+type Gate struct {
+	Agent      string            `json:"agent"`
+	Registered bool              `json:"registered,omitzero"`
+	Instance   string            `json:"instance,omitzero"`
+	Slots      int               `json:"slots"`
+	Caps       []string          `json:"caps,omitzero"`
+	Version    string            `json:"version,omitzero"`
+	Labels     map[string]string `json:"labels,omitzero"`
+	Delivery   event.Delivery    `json:"delivery,omitzero"`
+	Cordoned   bool              `json:"cordoned,omitzero"`
+	Open       bool              `json:"open,omitzero"`     // what the agent last said lets it take a task
+	Word       string            `json:"word,omitzero"`     // what it last said
+	Silent     bool              `json:"silent,omitzero"`   // nobody answered on its subject since its last sign of life
+	Until      time.Time         `json:"until,omitzero"`    // wall clock: it refused or did not answer, leave it alone until then
+	Misses     int               `json:"misses,omitzero"`   // refusals and silences in a row
+	Held       []Held            `json:"held,omitzero"`     // attempts we hold on it
+	Released   time.Time         `json:"released,omitzero"` // highest stream timestamp of a result that freed a slot
+	Used       int64             `json:"used,omitzero"`     // µs: when a slot was last taken; least recently used goes first
+}
+
+// Held is one slot in use.
+type Held struct {
+	event.AttemptRef
+	Instance string    `json:"instance,omitzero"` // process the attempt was given to
+	Drain    time.Time `json:"drain,omitzero"`    // the attempt is over for its run; the slot is freed when the cancel is confirmed, or then
+}
+
+// Free reports whether the agent may be given one more task now.
+func (g *Gate) Free(now time.Time) bool { return g.Registered && g.refusal(now) == "" }
+
+// refusal names the first rule that keeps the gate from taking a task now, or is empty.
+func (g *Gate) refusal(now time.Time) string {
+	switch {
+	case !g.Registered:
+		return RuleUnregistered
+	case g.Cordoned:
+		return RuleCordoned
+	case g.Silent && now.Before(g.Until):
+		return RuleSilent
+	case now.Before(g.Until):
+		return RuleBackoff
+	case !g.Open:
+		return RuleState
+	case len(g.Held) >= g.Slots:
+		return RuleSlots
+	}
+	return ""
+}
+
+// Rest, working and all other words an agent can say of itself.
+func isRest(word string) bool {
+	switch strings.ToLower(word) {
+	case "idle", "finished", "completed":
+		return true
+	}
+	return false
+}
+
+func isWorking(word string) bool {
+	switch strings.ToLower(word) {
+	case "active", "busy":
+		return true
+	}
+	return false
+}
+
+// Follow brings the gate in line with the record after an event was applied to it, and reports whether the gate changed and
+// whether a new epoch began while slots were held. Sign says that the event proves that the agent lives.
+func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
+	before := *g
+	g.Registered = r.Registered()
+	g.Cordoned = r.Cordon.On
+	if r.Reg != nil {
+		e := &r.Reg.Event
+		g.Slots = max(e.Slots, event.DefaultSlots)
+		g.Caps, g.Version, g.Labels, g.Delivery = e.Capabilities, e.Version, e.Labels, e.Delivery
+	}
+	g.Instance = r.Instance.ID
+	g.hear(r.Current())
+	if sign && g.Silent {
+		g.Silent, g.Until, g.Misses = false, time.Time{}, 0
+	}
+	for _, h := range g.Held {
+		handBack = handBack || h.Instance != "" && h.Instance != g.Instance
+	}
+	return !g.same(&before), handBack && before.Instance != g.Instance
+}
+
+// hear opens or closes the gate by what the agent last said. While we hold an attempt on it, rest and working words do not
+// gate; and a working word from before the last result was taken in is about work that is over.
+func (g *Gate) hear(p *Report) {
+	if p == nil {
+		g.Word, g.Open = "", false
+		return
+	}
+	g.Word = p.State
+	switch {
+	case isRest(p.State):
+		g.Open = true
+	case isWorking(p.State):
+		if len(g.Held) == 0 && p.Mark.At.After(g.Released) {
+			g.Open = false
+		}
+	default:
+		g.Open = false
+	}
+}
+
+func (g *Gate) same(o *Gate) bool {
+	return g.Registered == o.Registered && g.Instance == o.Instance && g.Slots == o.Slots && g.Version == o.Version &&
+		g.Delivery == o.Delivery && g.Cordoned == o.Cordoned && g.Open == o.Open && g.Silent == o.Silent &&
+		(g.Open || g.Word == o.Word) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && equalLabels(g.Labels, o.Labels)
+}
+
+func equalLabels(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || w != v {
+			return false
+		}
+	}
+	return true
+}
+
+// Take holds a slot for an attempt. Taking it again changes nothing.
+func (g *Gate) Take(ref event.AttemptRef, instance string, now time.Time) {
+	if g.find(ref) < 0 {
+		g.Held = append(slices.Clone(g.Held), Held{AttemptRef: ref, Instance: instance})
+		g.Used = now.UnixMicro()
+	}
+}
+
+// Release frees the slot of an attempt. A result's stream timestamp is remembered; other releases give the zero time. It reports whether
+// the slot was held.
+func (g *Gate) Release(ref event.AttemptRef, resultAt time.Time) bool {
+	if resultAt.After(g.Released) {
+		g.Released = resultAt
+	}
+	i := g.find(ref)
+	if i < 0 {
+		return false
+	}
+	g.Held = slices.Delete(slices.Clone(g.Held), i, i+1)
+	return true
+}
+
+// Drain marks the slot of an attempt that is over for its run while the agent has not confirmed that it stopped; it is freed at the end of a
+// grace in any case.
+func (g *Gate) Drain(ref event.AttemptRef, until time.Time) bool {
+	i := g.find(ref)
+	if i < 0 {
+		return false
+	}
+	g.Held = slices.Clone(g.Held)
+	g.Held[i].Drain = until
+	return true
+}
+
+// Draining returns until when the slot of an attempt drains at most; ok is false if it is not held or does not drain.
+func (g *Gate) Draining(ref event.AttemptRef) (until time.Time, ok bool) {
+	i := g.find(ref)
+	if i < 0 || g.Held[i].Drain.IsZero() {
+		return time.Time{}, false
+	}
+	return g.Held[i].Drain, true
+}
+
+// Holds reports whether a slot is held for the attempt.
+func (g *Gate) Holds(ref event.AttemptRef) bool { return g.find(ref) >= 0 }
+
+func (g *Gate) find(ref event.AttemptRef) int {
+	return slices.IndexFunc(g.Held, func(h Held) bool {
+		return h.RunID == ref.RunID && h.TaskID == ref.TaskID && h.Attempt == ref.Attempt
+	})
+}
+
+// Back-off of an agent that refuses or does not answer: 1 s, doubled each time, at most 30 s.
+const (
+	minBackoff = time.Second
+	maxBackoff = 30 * time.Second
+)
+
+// Rejected leaves the agent alone for as long as it asked, or for a back-off that grows.
+func (g *Gate) Rejected(now time.Time, after time.Duration) {
+	if after <= 0 {
+		after = g.backoff()
+	}
+	g.Misses++
+	g.Until = now.Add(min(after, maxRetryAfter))
+}
+
+// maxRetryAfter bounds what an agent may ask for, so that a bad number cannot park it for ever.
+const maxRetryAfter = 15 * time.Minute
+
+// Unheard takes the agent out of rotation because nobody answered on its subject: until its next sign of life or a back-off that grows.
+func (g *Gate) Unheard(now time.Time) {
+	g.Until = now.Add(g.backoff())
+	g.Misses++
+	g.Silent = true
+}
+
+func (g *Gate) backoff() time.Duration {
+	return min(minBackoff<<min(g.Misses, 6), maxBackoff)
+}
+
+// Answered forgets refusals and silences: the agent has taken a task.
+func (g *Gate) Answered() {
+	g.Silent, g.Misses, g.Until = false, 0, time.Time{}
+}
+
+// FreeIndex names the index of agents with a capability that are free, least recently used first.
+func FreeIndex(capability string) storage.Index { return storage.Index("free/" + capability) }
+
+// FreeOps returns what must happen to the free indexes in the Txn that turns one gate into another.
+func FreeOps(before, after *Gate, now time.Time) (add, remove []storage.IndexOp) {
+	free := after.Free(now)
+	if free {
+		seen := make(map[string]bool, len(after.Caps))
+		for _, c := range after.Caps {
+			if c == "" || seen[c] {
+				continue
+			}
+			seen[c] = true
+			add = append(add, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent, Score: storage.Score(after.Used)})
+		}
+		if slices.Equal(before.Caps, after.Caps) {
+			return add, nil
+		}
+	}
+	gone := make(map[string]bool, len(before.Caps)+len(after.Caps))
+	for _, c := range slices.Concat(before.Caps, after.Caps) {
+		if c == "" || gone[c] || (free && slices.Contains(after.Caps, c)) {
+			continue
+		}
+		gone[c] = true
+		remove = append(remove, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent})
+	}
+	return add, remove
+}

@@ -1,0 +1,359 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+)
+
+// keeperPeriod is how often positions are written and compared.
+const keeperPeriod = time.Second
+
+// quietGap is how far, by stream time, a position may lag behind the acknowledged messages when a process starts before this is
+// called a regression of the store and not just the last second before a crash.
+const quietGap = 10 * time.Second
+
+// Position is how far a stream has been taken into the store, written each second.
+type Position struct {
+	Seq     uint64    `json:"seq"`     // all messages up to here are in the store
+	At      time.Time `json:"at"`      // stream timestamp of that message
+	Created time.Time `json:"created"` // of the stream
+	N       uint64    `json:"n"`       // grows with each write
+}
+
+// Epoch counts the regressions of the store that were healed, and when the last one was noticed.
+type Epoch struct {
+	N  uint64    `json:"n"`
+	At time.Time `json:"at"`
+}
+
+// consumers lists the durables of each stream.
+var consumers = map[string][]string{
+	event.StreamAgent: {event.ConsumerLifecycle},
+	event.StreamWork:  {event.ConsumerWorkflow, event.ConsumerCommand},
+}
+
+// Keeper writes the position of each stream into the store, notices when the store comes back empty or older than it was, and
+// heals it: the consumers are set back to the store's position, and dispatch stays off until they have passed the
+// messages that were there. Fences make the replay harmless. It also raises an alarm when a stream itself lost its tail.
+//
+// A Keeper is safe for concurrent use.
+type Keeper struct {
+	store storage.Store
+	bus   *bus.Conn
+	log   *slog.Logger
+	revs  *storage.Revisions
+	// Forget is called when the store regressed: whatever is remembered of its documents is void.
+	forget func()
+
+	mu      sync.Mutex
+	healing string            // why dispatch is off, or empty
+	targets map[string]uint64 // stream: sequence to pass before healing ends
+	seen    map[string]uint64 // stream: highest N seen
+	epoch   Epoch
+	checked bool
+	err     error // of the last tick
+	alarm   chan struct{}
+}
+
+// NewKeeper makes a Keeper. Forget is called whenever remembered documents become void.
+func NewKeeper(store storage.Store, conn *bus.Conn, log *slog.Logger, forget func()) *Keeper {
+	return &Keeper{
+		store: store, bus: conn, log: log, forget: forget, revs: storage.NewRevisions(),
+		healing: "start-up check", seen: make(map[string]uint64), targets: make(map[string]uint64),
+		alarm: make(chan struct{}, 1),
+	}
+}
+
+// Dispatching returns nil when tasks may be given out, and otherwise says why not.
+func (k *Keeper) Dispatching() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.healing != "" {
+		return event.Errorf(event.CodeUnavailable, "%s", k.healing)
+	}
+	return nil
+}
+
+// Progress returns the error of the last second's check, or nil.
+func (k *Keeper) Progress() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.err
+}
+
+// Epoch returns the count of healed regressions.
+func (k *Keeper) Epoch() Epoch {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.epoch
+}
+
+// Alarm tells the keeper that a document was found older than it had been: dispatch is off at once, until a check says otherwise.
+func (k *Keeper) Alarm(why string) {
+	k.mu.Lock()
+	if k.healing == "" {
+		k.healing = why
+	}
+	k.checked = false
+	k.mu.Unlock()
+	select {
+	case k.alarm <- struct{}{}:
+	default:
+	}
+}
+
+// Check compares the store with the streams once. It fails when either does not answer.
+func (k *Keeper) Check(ctx context.Context) error { return k.tick(ctx) }
+
+// Run checks and writes positions each second until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	t := time.NewTicker(keeperPeriod)
+	defer t.Stop()
+	for {
+		err := k.tick(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		k.mu.Lock()
+		if err != nil && k.err == nil {
+			k.log.Error("position not written", "err", err)
+		}
+		k.err = err
+		k.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		case <-k.alarm:
+		}
+	}
+}
+
+// streamView is what one tick sees of one stream.
+type streamView struct {
+	name  string
+	floor uint64
+	state bus.StreamState
+	doc   storage.Doc
+	pos   Position
+}
+
+func (k *Keeper) tick(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*keeperPeriod)
+	defer cancel()
+	views, epochDoc, err := k.look(ctx)
+	if err != nil {
+		return err
+	}
+	stored, err := decodeEpoch(epochDoc)
+	if err != nil {
+		return err
+	}
+	for _, v := range views {
+		if err := k.checkStream(ctx, v); err != nil {
+			return err
+		}
+	}
+	if why := k.regressed(ctx, views, stored); why != "" {
+		return k.heal(ctx, views, epochDoc, stored, why)
+	}
+	k.adopt(stored, views)
+	return k.write(ctx, views)
+}
+
+// look reads the ack floors first and the store after them, so that a position never claims too much.
+func (k *Keeper) look(ctx context.Context) ([]*streamView, storage.Doc, error) {
+	views := []*streamView{{name: event.StreamAgent}, {name: event.StreamWork}}
+	keys := []storage.Key{epochKey}
+	for _, v := range views {
+		var err error
+		if v.floor, err = k.bus.AckFloor(ctx, v.name); err != nil {
+			return nil, storage.Doc{}, fmt.Errorf("read ack floor: %w", err)
+		}
+		if v.state, err = k.bus.StreamState(ctx, v.name); err != nil {
+			return nil, storage.Doc{}, fmt.Errorf("read stream state: %w", err)
+		}
+		keys = append(keys, positionKey(v.name))
+	}
+	docs, err := k.store.Get(ctx, keys...)
+	if err != nil {
+		return nil, storage.Doc{}, fmt.Errorf("read positions: %w", err)
+	}
+	for i, v := range views {
+		v.doc = docs[i+1]
+		if err := decodeDoc(v.doc, &v.pos); err != nil {
+			return nil, storage.Doc{}, err
+		}
+	}
+	return views, docs[0], nil
+}
+
+func decodeEpoch(d storage.Doc) (e Epoch, err error) {
+	err = decodeDoc(d, &e)
+	return e, err
+}
+
+// regressed says why the store is older than it was, or is empty.
+func (k *Keeper) regressed(ctx context.Context, views []*streamView, stored Epoch) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if stored.N < k.epoch.N {
+		return "the store came back older: healing"
+	}
+	for _, v := range views {
+		switch {
+		case k.seen[v.name] > 0 && v.pos.N < k.seen[v.name]:
+			return "the store came back older: healing"
+		case k.seen[v.name] == 0 && v.doc.Rev == "" && v.floor > 0:
+			return "the store is empty but the streams were read before: healing"
+		case k.seen[v.name] == 0 && v.pos.Seq < v.floor:
+			at, there, err := k.bus.MessageTime(ctx, v.name, v.floor)
+			if err != nil || !there || at.Sub(v.pos.At) > quietGap {
+				return "the store is behind the streams: healing"
+			}
+			if err := k.setBack(ctx, v); err != nil {
+				return "the store is behind the streams: healing"
+			}
+		}
+	}
+	return ""
+}
+
+// checkStream raises the alarm when a stream lost messages that the store has taken in. Its consumers start again at what is left; documents
+// notice by the stream's time that sequences are used again.
+func (k *Keeper) checkStream(ctx context.Context, v *streamView) error {
+	if v.doc.Rev == "" || (v.state.LastSeq >= v.pos.Seq && v.state.Created.Equal(v.pos.Created)) {
+		return nil
+	}
+	k.log.Error("stream rolled back or recreated: it ends before what the store has taken in",
+		"stream", v.name, "last", v.state.LastSeq, "position", v.pos.Seq)
+	v.pos = Position{N: v.pos.N, Created: v.state.Created}
+	v.floor = 0
+	if err := k.setBack(ctx, v); err != nil {
+		return err
+	}
+	return k.writeOne(ctx, v)
+}
+
+// setBack makes the consumers of a stream deliver again what is behind the store's position.
+func (k *Keeper) setBack(ctx context.Context, v *streamView) error {
+	next := max(v.pos.Seq+1, v.state.FirstSeq, 1)
+	for _, durable := range consumers[v.name] {
+		if err := k.bus.ResetConsumer(ctx, v.name, durable, next); err != nil {
+			return fmt.Errorf("set back consumer %s: %w", durable, err)
+		}
+	}
+	v.floor = min(v.floor, next-1)
+	return nil
+}
+
+// heal sets the consumers back and raises the epoch, once for all replicas: whoever finds it raised already only waits.
+func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage.Doc, stored Epoch, why string) error {
+	k.mu.Lock()
+	known := k.epoch.N
+	k.healing = why
+	k.mu.Unlock()
+	k.log.Error(why, "epoch", known)
+
+	raised := stored // by another replica that noticed first
+	if stored.N <= known {
+		raised = Epoch{N: known + 1, At: time.Now().UTC()}
+		err := k.store.Commit(ctx, storage.Txn{
+			Rev: k.revs.Next(),
+			If:  []storage.Cond{{Key: epochKey, Rev: epochDoc.Rev}},
+			Put: []storage.Put{{Key: epochKey, Data: event.MustMarshal(raised)}},
+		})[0]
+		if err != nil {
+			return fmt.Errorf("raise epoch: %w", err)
+		}
+	}
+	for _, v := range views {
+		if err := k.setBack(ctx, v); err != nil {
+			return err
+		}
+	}
+	k.forget()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.epoch = raised
+	k.checked = true
+	for _, v := range views {
+		k.targets[v.name] = v.state.LastSeq
+		k.seen[v.name] = v.pos.N
+	}
+	return nil
+}
+
+// adopt takes over what other replicas wrote, and ends the healing when the consumers have passed their targets.
+func (k *Keeper) adopt(stored Epoch, views []*streamView) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if first := !k.checked; first || stored.N > k.epoch.N {
+		if k.epoch.N < stored.N && !first {
+			k.healing = "another replica found the store older: healing"
+			for _, v := range views {
+				k.targets[v.name] = v.state.LastSeq
+			}
+			k.forget()
+		}
+		k.epoch, k.checked = stored, true
+	}
+	behind := false
+	for _, v := range views {
+		k.seen[v.name] = max(k.seen[v.name], v.pos.N)
+		behind = behind || v.floor < k.targets[v.name]
+	}
+	if k.healing != "" && !behind {
+		if len(k.targets) > 0 {
+			k.log.Info("dispatch on: the store has caught up with the streams", "epoch", k.epoch.N)
+		}
+		k.healing = ""
+		clear(k.targets)
+	}
+}
+
+func (k *Keeper) write(ctx context.Context, views []*streamView) error {
+	for _, v := range views {
+		if v.doc.Rev != "" && v.floor <= v.pos.Seq {
+			continue
+		}
+		v.pos.Seq, v.pos.Created = v.floor, v.state.Created
+		if at, there, err := k.bus.MessageTime(ctx, v.name, v.floor); err != nil {
+			return fmt.Errorf("read message time: %w", err)
+		} else if there {
+			v.pos.At = at
+		}
+		if err := k.writeOne(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeOne writes a position. A conflict means that another replica wrote one, or that the store regressed: the next tick tells.
+func (k *Keeper) writeOne(ctx context.Context, v *streamView) error {
+	v.pos.N++
+	err := k.store.Commit(ctx, storage.Txn{
+		Rev: k.revs.Next(),
+		If:  []storage.Cond{{Key: positionKey(v.name), Rev: v.doc.Rev}},
+		Put: []storage.Put{{Key: positionKey(v.name), Data: event.MustMarshal(v.pos)}},
+	})[0]
+	if errors.Is(err, storage.ErrConflict) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write position: %w", err)
+	}
+	k.mu.Lock()
+	k.seen[v.name] = max(k.seen[v.name], v.pos.N)
+	k.mu.Unlock()
+	return nil
+}

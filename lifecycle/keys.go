@@ -1,0 +1,30 @@
+package lifecycle
+
+import (
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+)
+
+// RecordKey names the document of an agent's record.
+func RecordKey(agent string) storage.Key { return storage.Key("agent/" + agent) }
+
+// GateKey names the document of an agent's gate.
+func GateKey(agent string) storage.Key { return storage.Key("gate/" + agent) }
+
+// HistoryLog names the log of an agent's events.
+func HistoryLog(agent string) storage.Log { return storage.Log("agent/" + agent) }
+
+// Indexes of lifecycle.
+const (
+	AgentIndex storage.Index = "agents"       // registered agents by id, all with score 0
+	earlyIndex storage.Index = "early"        // agents that have only reported, by when the report expires
+	HandBack   storage.Index = "due/workflow" // workflow's timers: an agent's new epoch is announced there
+)
+
+// HandBackMember is the timer member that tells workflow to take back what an agent's earlier process held.
+func HandBackMember(agent string) string { return "g|" + event.MustToken(agent) }
+
+func positionKey(stream string) storage.Key { return storage.Key("position/" + stream) }
+
+// epochKey names the document that counts healed regressions.
+const epochKey storage.Key = "epoch"

@@ -1,0 +1,247 @@
+package lifecycle
+
+import (
+	"slices"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// EarlyReportTTL is how long a state report waits for a registration that may follow it.
+const EarlyReportTTL = 5 * time.Minute
+
+// Bounds of a record. Within them any permutation of a set of events gives the same record.
+const (
+	maxReports = 4 // newest report of each of so many instances
+	maxFirsts  = 8 // oldest registrations since the last deregistration
+)
+
+// Mark is a place in a stream: the fence of a field group. Era counts the confirmed rollbacks of the stream that this
+// record has lived through; within one era the sequence orders, and no clock ever does.
+type Mark struct {
+	Era uint64    `json:"era,omitzero"`
+	Seq uint64    `json:"seq"`
+	At  time.Time `json:"at"` // stream timestamp
+}
+
+// Before reports whether m stands before n in the stream.
+func (m Mark) Before(n Mark) bool {
+	if m.Era != n.Era {
+		return m.Era < n.Era
+	}
+	return m.Seq < n.Seq
+}
+
+// Record is what the level events of one agent amount to: of each field group the newest event, and no more.
+type Record struct {
+	Version  uint64        `json:"v"` // change count
+	Era      uint64        `json:"era,omitzero"`
+	Top      Mark          `json:"top"` // highest event taken in; At is the highest stream timestamp seen
+	Reg      *Registration `json:"reg,omitzero"`
+	Firsts   []Mark        `json:"firsts,omitzero"` // oldest registrations behind Dereg, in order
+	Instance InstanceMark  `json:"inst,omitzero"`
+	Dereg    Mark          `json:"dereg,omitzero"`
+	Reports  []Report      `json:"reports,omitzero"` // newest first
+	Cordon   CordonMark    `json:"cordon,omitzero"`
+}
+
+// Registration is the newest register event.
+type Registration struct {
+	Mark  Mark           `json:"mark"`
+	Event event.Register `json:"event"`
+}
+
+// InstanceMark is the newest register event that named an instance: it opened the present epoch, or confirmed it.
+type InstanceMark struct {
+	ID   string `json:"id,omitzero"`
+	Mark Mark   `json:"mark,omitzero"`
+}
+
+// Report is the newest state event of one instance.
+type Report struct {
+	Mark      Mark      `json:"mark"`
+	Instance  string    `json:"instance,omitzero"`
+	State     string    `json:"state"`
+	Timestamp string    `json:"timestamp,omitzero"`
+	Details   event.Raw `json:"details,omitzero"`
+}
+
+// CordonMark is the newest cordon or uncordon command. Its mark belongs to the stream of commands.
+type CordonMark struct {
+	On     bool   `json:"on,omitzero"`
+	Reason string `json:"reason,omitzero"`
+	Mark   Mark   `json:"mark,omitzero"`
+}
+
+// Verdict is what became of one event.
+type Verdict int
+
+// The verdicts of [Record.Apply].
+const (
+	Applied Verdict = iota // the record has changed
+	Old                    // a newer event of the same group was there already
+	Suspect                // behind the fence but newer by the stream's clock: has the stream been rolled back?
+)
+
+// Registered reports whether the agent is known.
+func (r *Record) Registered() bool { return r.Reg != nil }
+
+// Apply takes in one level event at its place in the stream. It never looks at a clock or at the order of calls: any
+// permutation of the same events gives the same record. The verdict Suspect leaves the record unchanged; the caller asks
+// the stream and, if it confirms that it was rolled back, calls [Record.Rollback] and then Apply again.
+func (r *Record) Apply(e event.Event, at Mark) Verdict {
+	at.Era = r.Era
+	var changed bool
+	switch e := e.(type) {
+	case *event.Register:
+		changed = r.register(e, at)
+	case *event.Deregister:
+		changed = r.deregister(at)
+	case *event.State:
+		changed = r.report(e, at)
+	}
+	if !changed {
+		if at.At.After(r.Top.At) && !r.Top.Before(at) && at.Seq != r.Top.Seq {
+			return Suspect
+		}
+		return Old
+	}
+	r.rise(at)
+	r.Version++
+	return Applied
+}
+
+// ApplyCommand takes in one cordon command at its place in the stream of commands.
+func (r *Record) ApplyCommand(e *event.AgentCommand, at Mark) Verdict {
+	at.Era = r.Era
+	if r.Cordon.Mark.Seq != 0 && !r.Cordon.Mark.Before(at) {
+		return Old
+	}
+	r.Cordon = CordonMark{On: e.Kind != event.KindAgentUncordon, Reason: e.Reason, Mark: at}
+	r.Version++
+	return Applied
+}
+
+// Rollback opens a new era: the stream has lost its tail, and its sequences are used again.
+func (r *Record) Rollback() {
+	r.Era++
+	r.Top = Mark{Era: r.Era, At: r.Top.At}
+}
+
+func (r *Record) rise(at Mark) {
+	high := r.Top.At
+	if r.Top.Before(at) {
+		r.Top = at
+	}
+	if high.After(r.Top.At) {
+		r.Top.At = high
+	}
+}
+
+func (r *Record) voided(at Mark) bool { return r.Dereg.Seq != 0 && !r.Dereg.Before(at) }
+
+func (r *Record) register(e *event.Register, at Mark) bool {
+	if r.voided(at) {
+		return false
+	}
+	changed := r.addFirst(at)
+	if e.Instance != "" && (r.Instance.ID == "" || r.Instance.Mark.Before(at)) {
+		r.Instance = InstanceMark{ID: e.Instance, Mark: at}
+		changed = true
+	}
+	if r.Reg == nil || r.Reg.Mark.Before(at) {
+		r.Reg = &Registration{Mark: at, Event: *e}
+		changed = true
+	}
+	return changed
+}
+
+// addFirst remembers the oldest registrations in order, so that a deregistration that arrives late can void some of them and the
+// next one is known: an early report is judged by the first registration behind it.
+func (r *Record) addFirst(at Mark) bool {
+	i, found := slices.BinarySearchFunc(r.Firsts, at, compareMarks)
+	if found || i >= maxFirsts {
+		return false
+	}
+	r.Firsts = slices.Insert(r.Firsts, i, at)
+	if len(r.Firsts) > maxFirsts {
+		r.Firsts = r.Firsts[:maxFirsts]
+	}
+	return true
+}
+
+func compareMarks(a, b Mark) int {
+	switch {
+	case a.Before(b):
+		return -1
+	case b.Before(a):
+		return 1
+	}
+	return 0
+}
+
+func (r *Record) deregister(at Mark) bool {
+	if r.voided(at) {
+		return false
+	}
+	r.Dereg = at
+	if r.Reg != nil && r.voided(r.Reg.Mark) {
+		r.Reg = nil
+	}
+	if r.Instance.ID != "" && r.voided(r.Instance.Mark) {
+		r.Instance = InstanceMark{}
+	}
+	r.Firsts = slices.DeleteFunc(r.Firsts, r.voided)
+	r.Reports = slices.DeleteFunc(r.Reports, func(p Report) bool { return r.voided(p.Mark) })
+	return true
+}
+
+func (r *Record) report(e *event.State, at Mark) bool {
+	if r.voided(at) {
+		return false
+	}
+	p := Report{Mark: at, Instance: e.Instance, State: e.State, Timestamp: e.Timestamp, Details: e.Details}
+	for i, known := range r.Reports {
+		if known.Instance == p.Instance {
+			if !known.Mark.Before(at) {
+				return false
+			}
+			r.Reports = slices.Delete(r.Reports, i, i+1)
+			break
+		}
+	}
+	i, _ := slices.BinarySearchFunc(r.Reports, p, func(a, b Report) int { return compareMarks(b.Mark, a.Mark) })
+	if i >= maxReports {
+		return false
+	}
+	r.Reports = slices.Insert(r.Reports, i, p)
+	if len(r.Reports) > maxReports {
+		r.Reports = r.Reports[:maxReports]
+	}
+	return true
+}
+
+// Stale reports whether an event of this instance at this place was said by a process that another one had replaced.
+func (r *Record) Stale(instance string, at Mark) bool {
+	at.Era = r.Era
+	return instance != "" && r.Instance.ID != "" && instance != r.Instance.ID && r.Instance.Mark.Before(at)
+}
+
+// Current returns the report that counts: the newest one that no newer process, and no wait of more than
+// EarlyReportTTL for its registration, has made void. It returns nil when there is none: the agent's state is UNKNOWN.
+func (r *Record) Current() *Report {
+	if !r.Registered() {
+		return nil
+	}
+	for i := range r.Reports {
+		p := &r.Reports[i]
+		if r.Stale(p.Instance, p.Mark) {
+			continue
+		}
+		if len(r.Firsts) > 0 && p.Mark.Before(r.Firsts[0]) && r.Firsts[0].At.Sub(p.Mark.At) > EarlyReportTTL {
+			continue
+		}
+		return p
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package redisstore
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/opspawn/opscore/storage/storagetest"
+)
+
+// TestLibraryChangesWithItsVersion holds the source of the library to its version. After a change that was released
+// before: raise the version, in opscore.lua and library.go. Then enter the new sum.
+func TestLibraryChangesWithItsVersion(t *testing.T) {
+	const version, sum = "v1", "8db9a2babbad7941"
+	got := sha256.Sum256([]byte(library))
+	if hex.EncodeToString(got[:8]) != sum {
+		t.Errorf("opscore.lua has the sum %x; raise its version, unless %s was never released", got[:8], version)
+	}
+	for _, name := range []string{"#!lua name=opscore_" + version + "\n", "'" + functionCommit + "'", "'" + functionRange + "'"} {
+		if !strings.Contains(library, name) || !strings.Contains(name, version) {
+			t.Errorf("opscore.lua does not contain %q with version %s", name, version)
+		}
+	}
+}
+
+// TestMismatchedCallWritesNothing calls the commit function as a driver with a bug might.
+func TestMismatchedCallWritesNothing(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: storagetest.StartRedis(t).Addr()})
+	defer func() { _ = client.Close() }()
+	if err := client.FunctionLoadReplace(t.Context(), library).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]struct {
+		keys []string
+		args []any
+	}{
+		"a key too many":          {[]string{"a", "b"}, []any{"r", 1, 0, 0, 0, 0, 0, "", "data"}},
+		"a key too few":           {[]string{"a"}, []any{"r", 1, 0, 0, 1, 0, 0, "", "data", 1, "m"}},
+		"an argument too few":     {[]string{"a"}, []any{"r", 1, 0, 0, 0, 0, 0, ""}},
+		"counts that are missing": {[]string{"a"}, []any{"r", 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := client.FCall(t.Context(), functionCommit, call.keys, call.args...).Err(); !isAnswer(err) {
+				t.Errorf("got %v, want a refusal", err)
+			}
+			if n := client.DBSize(t.Context()).Val(); n != 0 {
+				t.Errorf("%d keys were written", n)
+			}
+		})
+	}
+}
+
+func TestVersionIsChecked(t *testing.T) {
+	for info, ok := range map[string]bool{
+		"# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n":                     true,
+		"# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.0.0\r\n": true,
+		"# Server\r\nredis_version:10.0.0\r\n":                                              true,
+		"# Server\r\nredis_version:6.2.14\r\n":                                              false,
+		"# Server\r\n":                                                                      false,
+	} {
+		if err := checkVersion(info); (err == nil) != ok {
+			t.Errorf("%q: %v", info, err)
+		}
+	}
+}

@@ -1,0 +1,250 @@
+package workflow
+
+import (
+	"slices"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// said applies what an agent says of an attempt. It is judged by attempt, token and status, never by its place in the stream: an
+// attempt is outdated only when its successor has been assigned.
+func (d *decider) said(in *Said) {
+	ref, instance := refOf(in.Event)
+	t := d.run.Find(ref.TaskID)
+	if t != nil && ref.Attempt > t.Attempt && !t.held() && !t.State.Final() && d.at.Adopt {
+		d.adopt(t, in.Agent, ref, instance)
+	}
+	if why := d.stale(t, in.Agent, ref, instance); why != nil {
+		if _, ok := in.Event.(*event.Result); ok {
+			d.out.Slots = []SlotChange{{Agent: in.Agent, Ref: ref, Kind: SlotLate, At: d.at.Stream}}
+		}
+		if !d.endedRecently(ref) {
+			d.out.Refuse = why
+		}
+		return
+	}
+	switch e := in.Event.(type) {
+	case *event.Accepted:
+		if t.State == event.TaskAssigned {
+			d.running(t)
+		}
+	case *event.Progress:
+		d.progress(t, e)
+	case *event.Result:
+		d.result(t, e)
+	}
+}
+
+// stale says why what an agent says of an attempt is refused, or is nil.
+func (d *decider) stale(t *RunTask, agent string, ref event.AttemptRef, instance string) *event.Error {
+	switch {
+	case t == nil:
+		return event.Errorf(event.CodeStaleAttempt, "task %q is not active in this run", ref.TaskID)
+	case ref.Attempt != t.Attempt:
+		return event.Errorf(event.CodeStaleAttempt, "attempt %d of task %q is not the current one", ref.Attempt, ref.TaskID)
+	case t.Agent != agent:
+		return event.Errorf(event.CodeStaleAttempt, "attempt %d of task %q was given to another agent", ref.Attempt, ref.TaskID)
+	case ref.Token != "" && ref.Token != t.Token:
+		return event.Errorf(event.CodeStaleAttempt, "the token is not the one of attempt %d of task %q", ref.Attempt, ref.TaskID)
+	case instance != "" && t.Process != "" && instance != t.Process:
+		return event.Errorf(event.CodeStaleInstance, "attempt %d of task %q was given to another process", ref.Attempt, ref.TaskID)
+	}
+	return nil
+}
+
+// endedRecently reports whether a repeat is about a task that ended and was moved out of the document.
+func (d *decider) endedRecently(ref event.AttemptRef) bool {
+	return slices.ContainsFunc(d.run.Recent, func(e EndedTask) bool { return e.ID == ref.TaskID && e.Attempt == ref.Attempt })
+}
+
+func refOf(e event.Event) (ref event.AttemptRef, instance string) {
+	switch e := e.(type) {
+	case *event.Accepted:
+		return e.AttemptRef, e.Instance
+	case *event.Progress:
+		return e.AttemptRef, e.Instance
+	case *event.Result:
+		return e.AttemptRef, e.Instance
+	}
+	return ref, instance
+}
+
+// adopt takes over an attempt that the store has lost with a regression.
+func (d *decider) adopt(t *RunTask, agent string, ref event.AttemptRef, instance string) {
+	t.Attempt, t.Agent, t.Token, t.Process = ref.Attempt, agent, ref.Token, instance
+	t.State, t.Class = event.TaskRunning, ""
+	t.Assigned, t.Renewed = d.at.Now, d.at.Now
+	t.Lease = d.at.Now.Add(d.timeout(t.ID))
+	t.Look = t.Lease
+	if t.Started.IsZero() {
+		t.Started = d.at.Now
+	}
+	d.slot(t, SlotTake)
+	d.changed = true
+}
+
+// running notes that the agent has accepted the attempt; from now on only its lease counts.
+func (d *decider) running(t *RunTask) {
+	t.State, t.Look = event.TaskRunning, t.Lease
+	d.changed = true
+}
+
+// progress shows what the agent says and renews the lease, with a commit at most every third of it.
+func (d *decider) progress(t *RunTask, e *event.Progress) {
+	if !t.held() {
+		if !t.State.Final() {
+			return // it was given up already, but its result would still be taken
+		}
+		d.refuse(event.CodeStaleAttempt, "attempt %d of task %q has ended", e.Attempt, e.TaskID)
+		return
+	}
+	if t.State == event.TaskAssigned {
+		d.running(t)
+	}
+	span := d.timeout(t.ID)
+	if !d.changed && d.at.Stream.Sub(t.Renewed) < span/3 {
+		return
+	}
+	t.Percent, t.Message = e.Percent, e.Message
+	if lease := d.at.Stream.Add(span); lease.After(t.Lease) {
+		t.Lease = lease
+	}
+	t.Look, t.Renewed = t.Lease, d.at.Stream
+	d.out.Cause = "progress"
+	d.changed = true
+}
+
+// result ends an attempt. During the back-off before the next one it is still taken, and cancels the retry.
+func (d *decider) result(t *RunTask, e *event.Result) {
+	if t.State.Final() {
+		if d.sameEnd(t, e) {
+			return // it was taken in before
+		}
+		d.refuse(event.CodeStaleAttempt, "attempt %d of task %q has ended", e.Attempt, e.TaskID)
+		d.slot(t, SlotLate).At = d.at.Stream
+		return
+	}
+	d.slot(t, SlotResult).At = d.at.Stream
+	if !t.held() && e.Status == event.StatusFailed {
+		return // it was given up already, for this or another reason
+	}
+	if e.Status == event.StatusFailed {
+		d.fail(t, e.Error)
+		return
+	}
+	if len(e.Output) > inlineOutput {
+		t.Big, d.out.Big = true, e.Output
+	} else {
+		t.Output = e.Output
+	}
+	t.Error = nil
+	d.endTask(t, event.TaskCompleted)
+	d.run.Completed++
+	d.run.LastDone, d.run.LastBig = t.ID, 0
+	if t.Big {
+		d.run.LastBig = t.Attempt
+	}
+	d.out.Ended, d.out.Cause = t.ID, "task completed"
+	if next := d.def.after(d.def.Find(t.ID)); next != nil {
+		d.reach(next)
+		return
+	}
+	d.end(event.RunCompleted, nil)
+}
+
+// sameEnd reports whether the task ended the way this result says.
+func (d *decider) sameEnd(t *RunTask, e *event.Result) bool {
+	return t.State == event.TaskCompleted && e.Status == event.StatusCompleted ||
+		t.State == event.TaskFailed && e.Status == event.StatusFailed
+}
+
+// refused takes an attempt back that never began. It costs no retry.
+func (d *decider) refused(in *Refused) {
+	t := d.current(in.Ref)
+	if t == nil || t.State != event.TaskAssigned {
+		return
+	}
+	kind := SlotRejected
+	if in.Silent {
+		kind = SlotSilent
+	}
+	d.slot(t, kind).After = in.After
+	d.makeReady(t)
+}
+
+// gone takes an attempt back whose process has been replaced. It costs no retry.
+func (d *decider) gone(in *Gone) {
+	t := d.current(in.Ref)
+	if t == nil || !t.held() {
+		return
+	}
+	d.slot(t, SlotGone)
+	d.makeReady(t)
+}
+
+// current returns the task of an attempt if it is the last one assigned.
+func (d *decider) current(ref event.AttemptRef) *RunTask {
+	t := d.run.Find(ref.TaskID)
+	if t == nil || t.Attempt != ref.Attempt {
+		return nil
+	}
+	return t
+}
+
+// tick looks at what is due. Leases and the time to accept are judged by intake time: what waits in a stream is taken in before its time
+// is called over.
+func (d *decider) tick(in *Tick) {
+	if d.run.State.Final() {
+		return
+	}
+	if in.TaskID == "" {
+		if !d.run.Look.IsZero() && !d.at.Now.Before(d.run.Look) {
+			d.end(event.RunFailed, &event.TaskError{Code: "run_timeout", Message: "the run did not end within " + LegacyTimeout.String()})
+		}
+		return
+	}
+	t := d.run.Find(in.TaskID)
+	if t == nil || t.Look.IsZero() || d.at.Now.Before(t.Look) {
+		return
+	}
+	switch t.State {
+	case event.TaskRetrying:
+		d.makeReady(t)
+	case event.TaskAssigned:
+		d.tickAssigned(t, in)
+	case event.TaskRunning:
+		if in.Intake.Before(t.Lease) {
+			d.lookAgain(t, t.Lease)
+			return
+		}
+		d.giveUp(t, "timeout", "no result and no progress within "+d.timeout(t.ID).String())
+	}
+}
+
+func (d *decider) tickAssigned(t *RunTask, in *Tick) {
+	switch {
+	case in.Accepted == t.Attempt:
+		d.running(t)
+	case in.Intake.Before(t.AcceptBy):
+		d.out.Ask = t.ID
+		d.lookAgain(t, d.at.Now.Add(AskAgain))
+	default:
+		d.giveUp(t, "not_accepted", "the agent did not accept the task within "+event.AcceptDeadline.String())
+	}
+}
+
+// lookAgain arms the timer for a time that has not come, but not for one that has.
+func (d *decider) lookAgain(t *RunTask, at time.Time) {
+	if soon := d.at.Now.Add(LookAgain); at.Before(soon) {
+		at = soon
+	}
+	t.Look = at
+	d.changed = true
+}
+
+// giveUp ends an attempt that did not end by itself: its agent is told, and the slot drains until it has confirmed.
+func (d *decider) giveUp(t *RunTask, code, message string) {
+	d.slot(t, SlotDrain)
+	d.fail(t, &event.TaskError{Code: code, Message: message})
+}

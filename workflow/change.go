@@ -1,0 +1,197 @@
+package workflow
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// input is one thing that happened, on its way into a run.
+type input struct {
+	run    string
+	in     Input
+	msg    *bus.Msg         // nil for timers and answers to requests
+	start  *event.RunStart  // a start whose definition is not resolved yet
+	answer *event.Outcome   // what its caller hears after the commit
+	timer  *storage.IndexOp // the due entry it came from
+	gate   *gateInput       // about an agent's gate alone
+}
+
+// slot is a document in a view: its present value and the revision the next Txn must condition on.
+type slot[T any] struct {
+	rev storage.Rev
+	val T
+}
+
+// view is what one attempt at a turn sees: documents as they were read or remembered, with the changes of the turn so far. Each change
+// conditions on the revisions that the ones before it will write, so all go out in one round trip.
+type view struct {
+	now     time.Time
+	runs    map[string]*slot[*Run]
+	gates   map[string]*slot[*lifecycle.Gate]
+	changes []*change
+	removes []storage.IndexOp // entries to remove on their own, conditional on their score
+}
+
+// change is one Txn in the making: what happens to one run and the gates it touches.
+type change struct {
+	run           *slot[*Run] // nil when only gates change
+	def           *Definition
+	before, after *Run
+	inputs        []*input
+	class         *class                     // dispatched from this class's queue
+	gates         map[string]*lifecycle.Gate // as they shall be
+	gatesBefore   map[string]*lifecycle.Gate // as they were when the change began
+	docs          []document
+	conds         []storage.Cond
+	listed        []string // definitions that become known
+	assigned      []string // tasks that were given to an agent by this change
+	ask           []string // tasks whose agent is asked again
+	drains        []SlotChange
+	cause         string // of the fact
+	remove        []storage.IndexOp
+	txn           storage.Txn
+}
+
+// document is a document that is written along: an input, an output, a definition.
+type document struct {
+	key  storage.Key
+	rev  storage.Rev
+	data []byte
+}
+
+func (c *change) empty() bool {
+	return c.after == c.before && len(c.gates) == 0 && len(c.docs) == 0 && len(c.remove) == 0
+}
+
+// gate returns a gate for changing: a copy that belongs to this change.
+func (v *view) gate(c *change, agent string) *lifecycle.Gate {
+	if g := c.gates[agent]; g != nil {
+		return g
+	}
+	old := v.gates[agent].val
+	g := *old
+	if c.gates == nil {
+		c.gates, c.gatesBefore = make(map[string]*lifecycle.Gate, 1), make(map[string]*lifecycle.Gate, 1)
+	}
+	c.gates[agent], c.gatesBefore[agent] = &g, old
+	return &g
+}
+
+// seal builds the Txn of a change and lets the changes after it see what it will have written.
+func (v *view) seal(c *change, rev storage.Rev) {
+	t := &c.txn
+	t.Rev = rev
+	t.If = append(t.If, c.conds...)
+	put := func(k storage.Key, old storage.Rev, data []byte) {
+		t.If = append(t.If, storage.Cond{Key: k, Rev: old})
+		t.Put = append(t.Put, storage.Put{Key: k, Data: data})
+	}
+	ops := &indexOps{txn: t}
+	if c.after != c.before {
+		put(runKey(c.after.ID), c.run.rev, event.MustMarshal(c.after))
+		c.run.rev, c.run.val = rev, c.after
+		ops.run(c.before, c.after)
+	}
+	for agent, g := range c.gates {
+		s := v.gates[agent]
+		put(lifecycle.GateKey(agent), s.rev, event.MustMarshal(g))
+		s.rev, s.val = rev, g
+		ops.gate(c.gatesBefore[agent], g, v.now)
+	}
+	for _, d := range c.docs {
+		put(d.key, d.rev, d.data)
+	}
+	for _, s := range c.drains {
+		ops.add(dueIndex, drainTimer(s.Agent, s.Ref), v.now.Add(AskAgain))
+	}
+	for _, id := range c.listed {
+		ops.addScore(workflowIndex, id, 0)
+	}
+	t.IndexRemove = append(t.IndexRemove, c.remove...)
+	v.changes = append(v.changes, c)
+}
+
+// indexOps derives what happens to the indexes from documents before and after: the ready queues, the timers, the listings.
+type indexOps struct{ txn *storage.Txn }
+
+func (o *indexOps) add(index storage.Index, member string, at time.Time) {
+	o.addScore(index, member, storage.Score(max(at.UnixMicro(), 0)))
+}
+
+func (o *indexOps) addScore(index storage.Index, member string, score storage.Score) {
+	for _, op := range o.txn.IndexAdd {
+		if op.Index == index && op.Member == member {
+			return
+		}
+	}
+	o.txn.IndexAdd = append(o.txn.IndexAdd, storage.IndexOp{Index: index, Member: member, Score: score})
+}
+
+func (o *indexOps) remove(index storage.Index, member string) {
+	o.txn.IndexRemove = append(o.txn.IndexRemove, storage.IndexOp{Index: index, Member: member})
+}
+
+// timer moves a timer from one time to another; the zero time means that there is none.
+func (o *indexOps) timer(member func() string, before, after time.Time) {
+	switch {
+	case before.Equal(after):
+	case after.IsZero():
+		o.remove(dueIndex, member())
+	default:
+		o.add(dueIndex, member(), after)
+	}
+}
+
+func (o *indexOps) run(before, after *Run) {
+	var none Run
+	if before == nil {
+		before = &none
+		o.add(runIndex, after.ID, after.Created)
+	}
+	o.timer(func() string { return timer(timerRun, after.ID) }, before.Look, after.Look)
+	if after.State.Final() && !before.State.Final() {
+		o.add(dueIndex, factTimer(after), after.Ended.Add(AskAgain))
+	}
+	for i := range after.Tasks {
+		t := &after.Tasks[i]
+		old := before.Find(t.ID)
+		if old == nil {
+			old = &RunTask{}
+		}
+		o.task(after.ID, old, t)
+	}
+	for i := range before.Tasks {
+		if old := &before.Tasks[i]; after.Find(old.ID) == nil {
+			o.task(after.ID, old, &RunTask{ID: old.ID})
+		}
+	}
+}
+
+func (o *indexOps) task(run string, before, after *RunTask) {
+	o.timer(func() string { return timer(timerTask, run, after.ID) }, before.Look, after.Look)
+	if before.Class == after.Class {
+		return
+	}
+	if before.Class != "" {
+		o.remove(readyIndex(before.Class), readyMember(run, after.ID))
+	}
+	if after.Class != "" {
+		o.add(readyIndex(after.Class), readyMember(run, after.ID), after.Ready)
+		// A class is struck off the list only if its mark is still the one read before it was found empty.
+		o.addScore(classIndex, after.Class, storage.Score(rand.Int64N(int64(storage.MaxScore))))
+	}
+}
+
+func (o *indexOps) gate(before, after *lifecycle.Gate, now time.Time) {
+	add, remove := lifecycle.FreeOps(before, after, now)
+	o.txn.IndexAdd = append(o.txn.IndexAdd, add...)
+	o.txn.IndexRemove = append(o.txn.IndexRemove, remove...)
+	if after.Until.After(now) {
+		o.add(dueIndex, timer(timerBackoff, after.Agent), after.Until)
+	}
+}

@@ -1,0 +1,410 @@
+package workflow
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// The clocks of an attempt.
+const (
+	DefaultTimeout = 5 * time.Minute // of a task without timeoutSeconds
+	LegacyTimeout  = time.Hour       // of a run started over the old API, and of its tasks' wait for an agent
+	AskAgain       = time.Second     // an attempt that nobody answered for is asked again so often
+	CancelGrace    = 10 * time.Second
+	LookAgain      = time.Second // when intake is behind the clock
+)
+
+// Input is something that happened to a run: *Start, *Said, *Cancel, *Assign, *Refused, *Gone or *Tick.
+type Input interface{ input() }
+
+// Start is a run-start command, with the definition it resolved to.
+type Start struct {
+	Event      *event.RunStart
+	Workflow   string
+	DefVersion string
+	Hash       string           // of the command's body
+	Problem    *event.TaskError // legacy: the definition cannot run; the run is created and fails
+}
+
+// Said is an accepted, progress or result event of an agent.
+type Said struct {
+	Agent string
+	Event event.Event
+}
+
+// Cancel is a run-cancel command.
+type Cancel struct{ Reason string }
+
+// Assign gives a ready task to an agent.
+type Assign struct {
+	TaskID, Agent, Instance, Token string
+	Above                          int // the attempt's number is above this
+}
+
+// Refused says that an attempt never reached its agent: it was rejected, or nobody answered on the agent's subject.
+type Refused struct {
+	Ref    event.AttemptRef
+	Silent bool          // no responder
+	After  time.Duration // the agent asked to be left alone for so long
+}
+
+// Gone says that the process an attempt was given to has been replaced by another one.
+type Gone struct{ Ref event.AttemptRef }
+
+// Tick is the timer of a task, or with an empty TaskID of the run. A timer says "look", never what to do.
+type Tick struct {
+	TaskID   string
+	Accepted int       // attempt that is known to be accepted, 0 for none
+	Intake   time.Time // everything said up to then has been taken in
+}
+
+func (*Start) input()   {}
+func (*Said) input()    {}
+func (*Cancel) input()  {}
+func (*Assign) input()  {}
+func (*Refused) input() {}
+func (*Gone) input()    {}
+func (*Tick) input()    {}
+
+// At is where and when an input happened. Decide knows no other clock and no other chance.
+type At struct {
+	Now    time.Time // wall clock
+	Seq    uint64    // of the message, 0 for inputs that are none
+	Stream time.Time // stream timestamp of the message
+	Random float64   // in [0,1), for jitter
+	Adopt  bool      // the store regressed after the run was created: attempts it does not know of may be real
+}
+
+// SlotChange is what a decision means for a slot of an agent.
+type SlotChange struct {
+	Agent string
+	Ref   event.AttemptRef
+	Kind  SlotKind
+	At    time.Time     // SlotResult: stream timestamp of the result
+	After time.Duration // SlotRejected
+}
+
+// SlotKind says how a slot changes.
+type SlotKind int
+
+// The ways a slot changes.
+const (
+	SlotTake     SlotKind = iota // an attempt that the store had lost is adopted
+	SlotResult                   // freed by its result
+	SlotRejected                 // freed, and the agent left alone for a while
+	SlotSilent                   // freed, and the agent out of rotation
+	SlotGone                     // freed: its process is gone
+	SlotDrain                    // the attempt is over, the agent is told to stop, the slot waits for its answer
+	SlotLate                     // a result that is refused, but proves that a slot that drains is free
+)
+
+// Decision is what follows from an input. Run is the document as it shall be, nil if it does not change; the run given to Decide is never
+// changed.
+type Decision struct {
+	Run    *Run
+	Refuse *event.Error // the input is refused; nothing changes
+	Slots  []SlotChange
+	Ask    string    // task whose agent is to be asked again
+	Big    event.Raw // output of the task that ended, when it is too large for the run document
+	Ended  string    // task that ended with this input
+	Moved  *RunTask  // the task that ended, when it goes into a document of its own
+	Cause  string    // of the fact that tells of the change, empty for none
+}
+
+// Decide applies one input to a run. It is a pure function: no I/O, no clock, no randomness but what At holds. A nil run does
+// not exist yet. An input that was applied before is neither refused nor changes anything.
+func Decide(def *Definition, run *Run, in Input, at At) Decision {
+	if start, ok := in.(*Start); ok {
+		return decideStart(def, run, start, at)
+	}
+	if run == nil {
+		return refuse(event.CodeUnknownRun, "there is no such run")
+	}
+	d := &decider{def: def, at: at, old: run, run: clone(run)}
+	switch in := in.(type) {
+	case *Said:
+		d.said(in)
+	case *Cancel:
+		d.cancel(in)
+	case *Assign:
+		d.assign(in)
+	case *Refused:
+		d.refused(in)
+	case *Gone:
+		d.gone(in)
+	case *Tick:
+		d.tick(in)
+	}
+	return d.finish()
+}
+
+// decider carries one decision.
+type decider struct {
+	def     *Definition
+	at      At
+	old     *Run
+	run     *Run
+	changed bool
+	out     Decision
+}
+
+func clone(r *Run) *Run {
+	c := *r
+	c.Tasks = slices.Clone(r.Tasks)
+	return &c
+}
+
+func refuse(code event.Code, format string, args ...any) Decision {
+	return Decision{Refuse: event.Errorf(code, format, args...)}
+}
+
+func (d *decider) refuse(code event.Code, format string, args ...any) {
+	d.out = refuse(code, format, args...)
+	d.changed = false
+}
+
+func (d *decider) finish() Decision {
+	if d.changed {
+		d.run.Seq = max(d.run.Seq, d.at.Seq)
+		d.run.Version++
+		d.moveEnded()
+		d.out.Run = d.run
+	}
+	return d.out
+}
+
+// moveEnded takes a task that ended out of the run document when the definition is large, so that advancing costs what
+// changed and not what the run holds.
+func (d *decider) moveEnded() {
+	if d.run.Total <= inlineTasks || d.out.Ended == "" {
+		return
+	}
+	i := slices.IndexFunc(d.run.Tasks, func(t RunTask) bool { return t.ID == d.out.Ended })
+	moved := d.run.Tasks[i]
+	d.out.Moved = &moved
+	d.run.Tasks = slices.Delete(d.run.Tasks, i, i+1)
+	d.run.Recent = append(slices.Clone(d.run.Recent), EndedTask{ID: moved.ID, Attempt: moved.Attempt, State: moved.State})
+	if len(d.run.Recent) > appliedCommands {
+		d.run.Recent = d.run.Recent[1:]
+	}
+}
+
+func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
+	if old != nil {
+		if old.Hash != in.Hash {
+			return refuse(event.CodeConflict, "run %q was started with another body", old.ID)
+		}
+		return Decision{}
+	}
+	e := in.Event
+	run := &Run{
+		ID: e.RunID, Workflow: in.Workflow, DefVersion: in.DefVersion, State: event.RunRunning,
+		Agent: e.AgentID, Named: e.AgentID != "", Legacy: e.Legacy, Labels: e.Labels, Hash: in.Hash,
+		BigInput: len(e.Input) > inlineInput, Created: at.Stream,
+	}
+	if !run.BigInput {
+		run.Input = e.Input
+	}
+	if e.Legacy {
+		run.Look = at.Stream.Add(LegacyTimeout)
+	}
+	d := &decider{def: def, at: at, run: run, changed: true}
+	d.run.apply(at.Seq)
+	d.out.Cause = "created"
+	switch {
+	case in.Problem != nil:
+		d.end(event.RunFailed, in.Problem)
+	case len(def.Tasks) == 0:
+		d.end(event.RunCompleted, nil)
+	default:
+		run.Total = def.pathLength()
+		d.reach(&def.Tasks[0])
+	}
+	return d.finish()
+}
+
+// pathLength counts the tasks that follow from the first one.
+func (d *Definition) pathLength() int {
+	n := 0
+	for t := &d.Tasks[0]; t != nil && n < len(d.Tasks); t = d.after(t) {
+		n++
+	}
+	return n
+}
+
+// after returns the task that follows, or nil.
+func (d *Definition) after(t *Task) *Task {
+	if t.NextTaskID == nil || *t.NextTaskID == "" {
+		return nil
+	}
+	return d.Find(*t.NextTaskID)
+}
+
+// reach makes a task of the definition ready.
+func (d *decider) reach(t *Task) {
+	d.run.Tasks = append(d.run.Tasks, RunTask{ID: t.TaskID})
+	rt := &d.run.Tasks[len(d.run.Tasks)-1]
+	d.makeReady(rt)
+	if rt.Class == "" {
+		d.endTask(rt, event.TaskFailed)
+		d.end(event.RunFailed, &event.TaskError{Code: string(event.CodeInvalid), Message: "task " + t.TaskID +
+			" has no agentCapability and no agent was named when the run was started"})
+	}
+}
+
+// makeReady puts a task into the queue of its selector class.
+func (d *decider) makeReady(t *RunTask) {
+	t.State, t.Ready, t.Retry = event.TaskReady, d.at.Now, time.Time{}
+	t.Class = d.class(t.ID)
+	t.Look = time.Time{}
+	d.changed = true
+}
+
+// class is the selector class of a task: the agent it must go to, or the capability it needs.
+func (d *decider) class(taskID string) string {
+	t := d.def.Find(taskID)
+	switch {
+	case t.AgentID != "":
+		return agentClass(t.AgentID)
+	case d.run.Named && t == &d.def.Tasks[0]:
+		return agentClass(d.run.Agent)
+	case t.AgentCapability != "":
+		return capabilityClass(t.AgentCapability)
+	case d.run.Agent != "":
+		return agentClass(d.run.Agent)
+	}
+	return ""
+}
+
+// The two kinds of selector classes.
+func agentClass(id string) string       { return "a:" + id }
+func capabilityClass(cap string) string { return "c:" + cap }
+
+func (d *decider) assign(in *Assign) {
+	t := d.run.Find(in.TaskID)
+	if t == nil || t.State != event.TaskReady {
+		d.refuse(event.CodeNotAllowedNow, "task %q is not ready", in.TaskID)
+		return
+	}
+	t.Attempt = max(t.Attempt, in.Above) + 1
+	t.State, t.Agent, t.Token, t.Process = event.TaskAssigned, in.Agent, in.Token, in.Instance
+	t.Assigned, t.AcceptBy, t.Lease = d.at.Now, d.at.Now.Add(event.AcceptDeadline), d.at.Now.Add(d.timeout(t.ID))
+	t.Look, t.Renewed = d.at.Now.Add(AskAgain), d.at.Now
+	t.Class, t.Percent, t.Message = "", nil, ""
+	if t.Started.IsZero() {
+		t.Started = d.at.Now
+	}
+	if d.run.Agent == "" {
+		d.run.Agent = in.Agent
+	}
+	d.changed = true
+}
+
+func (d *decider) timeout(taskID string) time.Duration {
+	t := d.def.Find(taskID)
+	for _, s := range []float64{t.TimeoutSeconds, d.def.TimeoutSeconds} {
+		if s > 0 {
+			return time.Duration(s * float64(time.Second))
+		}
+	}
+	return DefaultTimeout
+}
+
+func (d *decider) cancel(in *Cancel) {
+	if d.run.apply(d.at.Seq) {
+		return
+	}
+	if d.run.State.Final() {
+		if d.run.State != event.RunCancelled {
+			d.refuse(event.CodeNotAllowedNow, "the run has ended: %s", d.run.State)
+		}
+		return
+	}
+	reason := in.Reason
+	if reason == "" {
+		reason = "cancelled"
+	}
+	d.end(event.RunCancelled, &event.TaskError{Code: "cancelled", Message: reason})
+}
+
+// end ends the run: whatever is active is cancelled.
+func (d *decider) end(state event.RunState, why *event.TaskError) {
+	for i := range d.run.Tasks {
+		t := &d.run.Tasks[i]
+		if t.State.Final() {
+			continue
+		}
+		if t.held() {
+			d.slot(t, SlotDrain)
+		}
+		d.endTask(t, event.TaskCancelled)
+	}
+	d.run.State, d.run.Error, d.run.Ended, d.run.Look = state, why, d.at.Now, time.Time{}
+	d.out.Cause = string(state)
+	d.changed = true
+}
+
+func (d *decider) endTask(t *RunTask, state event.TaskState) {
+	t.State, t.Ended = state, d.at.Now
+	t.Class, t.Look, t.Retry = "", time.Time{}, time.Time{}
+	d.changed = true
+}
+
+func (d *decider) slot(t *RunTask, kind SlotKind) *SlotChange {
+	d.out.Slots = append(d.out.Slots, SlotChange{Agent: t.Agent, Ref: t.ref(d.run.ID), Kind: kind})
+	return &d.out.Slots[len(d.out.Slots)-1]
+}
+
+// backoff is the time until the next attempt: full jitter under an exponential that is capped.
+func (d *decider) backoff(t *RunTask, e *event.TaskError) time.Duration {
+	r := d.retry(t.ID)
+	initial, cap, factor := r.InitialSeconds, r.MaxSeconds, r.Factor
+	if initial == 0 {
+		initial = 1
+	}
+	if cap == 0 {
+		cap = 60
+	}
+	if factor == 0 {
+		factor = 2
+	}
+	seconds := min(initial*math.Pow(factor, float64(t.Tries)), cap) * d.at.Random
+	wait := time.Duration(seconds * float64(time.Second))
+	return max(wait, min(time.Duration(e.RetryAfterMs)*time.Millisecond, time.Hour))
+}
+
+func (d *decider) retry(taskID string) Retry {
+	if r := d.def.Find(taskID).Retry; r != nil {
+		return *r
+	}
+	if d.def.Retry != nil {
+		return *d.def.Retry
+	}
+	return Retry{}
+}
+
+const defaultRetries = 3
+
+// fail ends an attempt without success: the task is tried again, or it fails and with it the run.
+func (d *decider) fail(t *RunTask, e *event.TaskError) {
+	r := d.retry(t.ID)
+	retries := defaultRetries
+	if r.Attempts != nil {
+		retries = *r.Attempts
+	}
+	t.Error = e
+	if t.Tries < retries && (e.Retryable == nil || *e.Retryable) {
+		wait := d.backoff(t, e)
+		t.Tries++
+		t.State, t.Retry = event.TaskRetrying, d.at.Now.Add(wait)
+		t.Look, t.Class = t.Retry, ""
+		d.changed = true
+		return
+	}
+	d.endTask(t, event.TaskFailed)
+	d.out.Ended = t.ID
+	d.end(event.RunFailed, e)
+}

@@ -1,0 +1,340 @@
+package workflow
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+const (
+	poolPage   = 64      // agents of a capability looked at in one go
+	headPage   = 128     // ready tasks of a class looked at in one go
+	maxClasses = 100_000 // selector classes remembered; they are hints
+	scanPage   = 64      // listed classes looked at by one slow scan
+	scanKnown  = 256     // known classes looked at by one slow scan
+)
+
+// class is what this replica knows of a selector class. All of it is a hint: the store decides.
+type class struct {
+	name    string
+	want    lifecycle.Want
+	backlog bool            // there are, or may be, ready tasks in the store
+	dirty   bool            // something changed that may let a ready task go
+	dry     bool            // the store listed no free agent since the last hint
+	pool    []string        // agents that are probably free, least recently used first
+	pooled  map[string]bool // members of pool
+	mark    *storage.Score  // its score in the list of classes, when it was read
+}
+
+// class returns what is known of a selector class, making it known.
+func (e *Engine) class(name string) *class {
+	if k := e.classes[name]; k != nil {
+		return k
+	}
+	if len(e.classes) >= maxClasses {
+		for other, k := range e.classes { // any that waits for nothing
+			if !k.backlog {
+				delete(e.classes, other)
+				break
+			}
+		}
+	}
+	k := &class{name: name, pooled: make(map[string]bool)}
+	if id, ok := strings.CutPrefix(name, agentClass("")); ok {
+		k.want.Agent = id
+	} else {
+		k.want.Capability = strings.TrimPrefix(name, capabilityClass(""))
+	}
+	e.classes[name] = k
+	return k
+}
+
+func (k *class) offer(agent string) {
+	if k.want.Agent == "" && !k.pooled[agent] && len(k.pool) < 4*poolPage {
+		k.pool = append(k.pool, agent)
+		k.pooled[agent] = true
+	}
+	k.dry = false
+}
+
+// touch notes that something happened that may let a waiting task of the class go.
+func (e *Engine) touch(k *class) {
+	if !k.dirty {
+		k.dirty = true
+		e.dirty = append(e.dirty, k)
+	}
+}
+
+// next takes an agent out of the pool: the first, or after conflicts with other replicas one of the first few.
+func (k *class) next(spread bool) string {
+	i := 0
+	if spread {
+		i = rand.IntN(min(4, len(k.pool)))
+	}
+	agent := k.pool[i]
+	k.pool = append(k.pool[:i], k.pool[i+1:]...)
+	delete(k.pooled, agent)
+	return agent
+}
+
+// freed tells the classes an agent could serve that it has a free slot.
+func (e *Engine) freed(g *lifecycle.Gate) {
+	if k := e.classes[agentClass(g.Agent)]; k != nil {
+		e.touch(k)
+	}
+	for _, c := range g.Caps {
+		if k := e.classes[capabilityClass(c)]; k != nil {
+			k.offer(g.Agent)
+			e.touch(k)
+		}
+	}
+}
+
+// assignReady gives the ready tasks of a change to free agents at once, in the same Txn. Where others wait already the task queues up behind them.
+func (e *Engine) assignReady(ctx context.Context, v *view, c *change) error {
+	for i := range c.after.Tasks {
+		if c.after.Tasks[i].State != event.TaskReady {
+			continue
+		}
+		k := e.class(c.after.Tasks[i].Class)
+		if k.backlog && k.want.Agent == "" {
+			continue
+		}
+		gate, err := e.pick(ctx, v, c, k, false)
+		if err != nil {
+			return err
+		}
+		if gate == nil {
+			k.backlog = true
+			continue
+		}
+		e.assign(v, c, c.after.Tasks[i].ID, gate)
+	}
+	return nil
+}
+
+// pick finds a free agent for a class, or nil. An agent with more free slots goes back to the end of the pool when it has been given a task.
+func (e *Engine) pick(ctx context.Context, v *view, c *change, k *class, spread bool) (*lifecycle.Gate, error) {
+	if k.want.Agent != "" {
+		if err := e.loadGates(ctx, v, []string{k.want.Agent}); err != nil {
+			return nil, err
+		}
+		return v.match(c, k.want.Agent, k.want), nil
+	}
+	for range 2 * poolPage {
+		if len(k.pool) == 0 {
+			if err := e.fillPool(ctx, v, k); err != nil || len(k.pool) == 0 {
+				return nil, err
+			}
+		}
+		agent := k.next(spread)
+		if err := e.loadGates(ctx, v, []string{agent}); err != nil {
+			return nil, err
+		}
+		if gate := v.match(c, agent, k.want); gate != nil {
+			return gate, nil
+		}
+	}
+	return nil, nil
+}
+
+// match returns the agent's gate, for changing, if it may take a task of this kind now.
+func (v *view) match(c *change, agent string, want lifecycle.Want) *lifecycle.Gate {
+	g := c.gates[agent]
+	if g == nil {
+		g = v.gates[agent].val
+	}
+	if lifecycle.Match(g, want, v.now) != nil {
+		return nil
+	}
+	return v.gate(c, agent)
+}
+
+// fillPool reads the agents of a capability that the store lists as free.
+func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
+	if k.dry {
+		return nil
+	}
+	entries, err := e.cfg.Store.Range(ctx, lifecycle.FreeIndex(k.want.Capability), storage.Cursor{}, storage.MaxScore, poolPage)
+	if err != nil {
+		return fmt.Errorf("look for free agents: %w", err)
+	}
+	k.dry = true // until a hint says otherwise: what is listed now is in the pool
+	ids := make([]string, 0, len(entries))
+	for _, entry := range entries {
+		if !k.pooled[entry.Member] {
+			k.pool = append(k.pool, entry.Member)
+			k.pooled[entry.Member] = true
+			ids = append(ids, entry.Member)
+		}
+	}
+	if len(entries) == poolPage {
+		k.dry = false
+	}
+	return e.loadGates(ctx, v, ids)
+}
+
+// assign gives one ready task to an agent whose gate was picked.
+func (e *Engine) assign(v *view, c *change, taskID string, gate *lifecycle.Gate) {
+	in := &Assign{TaskID: taskID, Agent: gate.Agent, Instance: gate.Instance, Token: string(e.revs.Next())}
+	if epoch := e.cfg.Keeper.Epoch(); !c.after.Created.After(epoch.At) {
+		in.Above = int(epoch.N) * attemptSkip // attempts that the store has lost may have had the numbers below
+	}
+	d := Decide(c.def, c.after, in, At{Now: v.now})
+	if d.Run == nil {
+		return
+	}
+	c.after = d.Run
+	gate.Take(d.Run.Find(taskID).ref(d.Run.ID), gate.Instance, v.now)
+	c.assigned = append(c.assigned, taskID)
+}
+
+// attemptSkip is how far attempt numbers skip ahead with each regression of the store.
+const attemptSkip = 1000
+
+// dispatch gives waiting tasks of the classes that something happened to, to agents that are free.
+func (e *Engine) dispatch(ctx context.Context, v *view, try int) error {
+	for _, c := range v.changes {
+		for _, g := range c.gates {
+			if g.Free(v.now) {
+				e.freed(g)
+			}
+		}
+	}
+	dirty := e.dirty
+	e.dirty = nil
+	for i, k := range dirty {
+		k.dirty = false
+		if !k.backlog {
+			continue
+		}
+		if err := e.dispatchClass(ctx, v, k, try); err != nil {
+			for _, k := range dirty[i:] { // a hint that could not be acted on is put back
+				k.dirty = false
+				e.touch(k)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// dispatchClass gives the tasks at the head of one class to free agents, until either runs out.
+func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) error {
+	if free, err := e.anyFree(ctx, v, k); err != nil || !free {
+		return err // parked until an agent that could serve it is free
+	}
+	heads, err := e.heads(ctx, v, k)
+	if err != nil {
+		return err
+	}
+	given := 0
+	for _, h := range heads {
+		c := &change{run: v.runs[h.run], before: v.runs[h.run].val, after: v.runs[h.run].val, class: k}
+		if !waits(c.after, h.task, k) {
+			continue // taken by an earlier change of this turn, or by another replica
+		}
+		if c.def, err = e.definition(ctx, c.after.Workflow, c.after.DefVersion); err != nil {
+			return err
+		}
+		gate, err := e.pick(ctx, v, c, k, try > 0)
+		if err != nil {
+			return err
+		}
+		if gate == nil {
+			return nil // parked
+		}
+		e.assign(v, c, h.task, gate)
+		if gate.Free(v.now) {
+			k.offer(gate.Agent)
+		}
+		v.seal(c, e.revs.Next())
+		given++
+	}
+	k.backlog = len(heads) > 0
+	if given > 0 {
+		e.touch(k)
+		e.inbox.wakeSoon()
+	}
+	return nil
+}
+
+// anyFree reports whether the class has an agent to offer; it stays in the pool.
+func (e *Engine) anyFree(ctx context.Context, v *view, k *class) (bool, error) {
+	gate, err := e.pick(ctx, v, &change{}, k, false)
+	if gate != nil && k.want.Agent == "" {
+		k.pool = append([]string{gate.Agent}, k.pool...)
+		k.pooled[gate.Agent] = true
+	}
+	return gate != nil, err
+}
+
+// waits reports whether a task is ready in this class. A run that is remembered may be older than the queue; then a later look will find it.
+func waits(run *Run, task string, k *class) bool {
+	if run == nil || run.State != event.RunRunning {
+		return false
+	}
+	t := run.Find(task)
+	return t != nil && t.State == event.TaskReady && t.Class == k.name
+}
+
+// head is a ready task in its queue.
+type head struct{ run, task string }
+
+// heads reads the ready tasks at the head of a class, with their runs. A class that is found empty is struck off the list.
+func (e *Engine) heads(ctx context.Context, v *view, k *class) ([]head, error) {
+	entries, err := e.cfg.Store.Range(ctx, readyIndex(k.name), storage.Cursor{}, storage.MaxScore, headPage)
+	if err != nil {
+		return nil, fmt.Errorf("read ready tasks: %w", err)
+	}
+	if len(entries) == 0 && k.mark != nil {
+		v.removes = append(v.removes, storage.IndexOp{Index: classIndex, Member: k.name, Score: *k.mark})
+		k.mark = nil
+	}
+	heads := make([]head, 0, len(entries))
+	runs := make([]string, 0, len(entries))
+	for _, entry := range entries {
+		run, task, ok := parseReady(entry.Member)
+		if !ok {
+			continue
+		}
+		heads, runs = append(heads, head{run, task}), append(runs, run)
+	}
+	return heads, e.loadRuns(ctx, v, runs)
+}
+
+// scan is the net under the wake-ups: it looks at some classes that are known to wait, and at some of those that the store lists.
+func (e *Engine) scan(ctx context.Context) error {
+	n := 0
+	for _, k := range e.classes { // in random order
+		if n == scanKnown {
+			break
+		}
+		if k.backlog {
+			k.dry = false
+			e.touch(k)
+			n++
+		}
+	}
+	entries, err := e.cfg.Store.Range(ctx, classIndex, e.scanned, storage.MaxScore, scanPage)
+	if err != nil {
+		return fmt.Errorf("scan classes: %w", err)
+	}
+	e.scanned = storage.Cursor{}
+	if len(entries) == scanPage {
+		last := entries[scanPage-1]
+		e.scanned = storage.Cursor{Score: last.Score, Member: last.Member}
+	}
+	for _, entry := range entries {
+		k := e.class(entry.Member)
+		k.mark = &entry.Score
+		k.backlog, k.dry = true, false
+		e.touch(k)
+	}
+	return nil
+}

@@ -1,0 +1,233 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+)
+
+// act does what follows from a change that was committed. Every step may be repeated or lost: the timers find what is left undone.
+func (e *Engine) act(ctx context.Context, v *view, c *change) {
+	e.cfg.Crash("workflow-before-request")
+	for _, id := range c.assigned {
+		e.request(ctx, c, id)
+	}
+	for _, id := range c.ask {
+		e.request(ctx, c, id)
+	}
+	for _, s := range c.drains {
+		e.cancel(s.Agent, s.Ref, "the attempt is over")
+	}
+	if len(c.assigned)+len(c.ask) > 0 {
+		e.cfg.Crash("workflow-after-request")
+	}
+	if c.after != nil && c.after != c.before {
+		e.queueUp(c)
+		if c.cause != "" {
+			e.publishFact(ctx, c.after, c.cause)
+		}
+		if c.after.State.Final() {
+			e.logEnd(c.after)
+		}
+	}
+	for agent, g := range c.gates {
+		if g.Free(v.now) {
+			e.wake.Agents = append(e.wake.Agents, agent)
+		}
+	}
+	for _, in := range c.inputs {
+		e.answer(in)
+	}
+}
+
+// queueUp notes the classes in which this change left ready tasks, here and in other replicas.
+func (e *Engine) queueUp(c *change) {
+	for i := range c.after.Tasks {
+		t := &c.after.Tasks[i]
+		if t.State.Final() {
+			e.accepted.drop(c.after.ID, t.ID)
+		}
+		if t.Class == "" {
+			continue
+		}
+		if c.before != nil {
+			if old := c.before.Find(t.ID); old != nil && old.Class == t.Class {
+				continue
+			}
+		}
+		k := e.class(t.Class)
+		k.backlog = true
+		e.wake.Classes = append(e.wake.Classes, t.Class)
+		if len(k.pool) > 0 || k.want.Agent != "" {
+			e.touch(k)
+			e.inbox.wakeSoon()
+		}
+	}
+}
+
+// sendWake tells other replicas what happened in this turn. It is a hint: a lost one costs a quarter of a second.
+func (e *Engine) sendWake() {
+	if len(e.wake.Agents)+len(e.wake.Classes) == 0 {
+		return
+	}
+	e.wake.From = e.name
+	publishWake(e.cfg.Bus.NC(), e.wake)
+	e.wake = event.Wake{Agents: e.wake.Agents[:0], Classes: e.wake.Classes[:0]}
+}
+
+// request asks an agent to take the attempt that was committed. The answer comes to heard; no answer needs none, the task's timer asks again.
+func (e *Engine) request(ctx context.Context, c *change, taskID string) {
+	t := c.after.Find(taskID)
+	if t == nil || t.State != event.TaskAssigned {
+		return
+	}
+	in, err := e.taskInput(ctx, c, taskID)
+	if err != nil {
+		e.cfg.Log.Warn("task not sent, it is asked again", "run_id", c.after.ID, "task_id", taskID, "err", err)
+		return
+	}
+	def := c.def.Find(taskID)
+	body := event.MustMarshal(&event.Task{
+		RunID: c.after.ID, WorkflowID: c.after.Workflow, WorkflowVersion: c.after.DefVersion,
+		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.AgentCapability,
+		Input: in, Token: t.Token, Instance: t.Process, Deadline: t.Lease.UTC(), PreviousError: t.Error,
+	})
+	ref, agent := t.ref(c.after.ID), t.Agent
+	subject := event.TaskSubject
+	if g := c.gates[agent]; g != nil && g.Delivery != "" && g.Delivery != event.DeliveryNATS {
+		subject = event.PushSubject
+	}
+	e.cfg.Bus.Request(subject(event.MustToken(agent)), body, event.AcceptDeadline, func(data []byte, err error) {
+		e.heard(agent, ref, data, err)
+	})
+}
+
+// taskInput is what a task is given: the first one the input of the run, if there is any, and each other its parameters.
+func (e *Engine) taskInput(ctx context.Context, c *change, taskID string) (event.Raw, error) {
+	in := c.def.Find(taskID).Parameters
+	if first := &c.def.Tasks[0]; first.TaskID == taskID {
+		runInput := c.after.Input
+		if c.after.BigInput {
+			docs, err := e.cfg.Store.Get(ctx, runInputKey(c.after.ID))
+			if err != nil {
+				return nil, err
+			}
+			runInput = docs[0].Data
+		}
+		if !emptyObject(runInput) {
+			in = runInput
+		}
+	}
+	if len(in) == 0 || in.Kind() == 'n' {
+		in = event.Raw(`{}`)
+	}
+	return in, nil
+}
+
+func emptyObject(v event.Raw) bool {
+	if len(v) == 0 || v.Kind() == 'n' {
+		return true
+	}
+	compact := v.Clone()
+	return compact.Compact() == nil && string(compact) == "{}"
+}
+
+// heard takes an agent's answer to a task request. It runs on the connection's goroutine and must not block.
+func (e *Engine) heard(agent string, ref event.AttemptRef, data []byte, err error) {
+	var answer event.TaskAnswer
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		e.inbox.add(&input{run: ref.RunID, in: &Refused{Ref: ref, Silent: true}})
+	case err != nil:
+		// The task's timer asks again.
+	case event.Unmarshal(data, &answer) != nil:
+		e.cfg.Log.Warn("agent answered a task with something else than an answer", "agent", agent, "run_id", ref.RunID, "task_id", ref.TaskID)
+	case answer.Status == event.AnswerAccepted:
+		e.accepted.add(ref)
+	case answer.Status == event.AnswerRejected:
+		after := time.Duration(answer.RetryAfterMs) * time.Millisecond
+		e.inbox.add(&input{run: ref.RunID, in: &Refused{Ref: ref, After: after}})
+	}
+}
+
+// cancel tells an agent to stop an attempt. Its answer, whatever it is, frees the slot.
+func (e *Engine) cancel(agent string, ref event.AttemptRef, reason string) {
+	body := event.MustMarshal(&event.Cancel{RunID: ref.RunID, TaskID: ref.TaskID, Attempt: ref.Attempt, Reason: reason})
+	e.cfg.Bus.Request(event.CancelSubject(event.MustToken(agent)), body, AskAgain, func(data []byte, err error) {
+		var answer event.CancelAnswer
+		if err == nil && event.Unmarshal(data, &answer) == nil && answer.Status != "" {
+			e.inbox.add(&input{gate: &gateInput{agent: agent, ref: ref, kind: gateConfirmed}})
+		}
+	})
+}
+
+// answer gives a message its verdict. A refusal that nobody waits for becomes a dead letter.
+func (e *Engine) answer(in *input) {
+	if in.msg == nil {
+		return
+	}
+	if in.answer.Error != nil {
+		e.refuse(in.msg, in.answer.Error)
+		return
+	}
+	in.msg.Done(in.answer)
+}
+
+func (e *Engine) refuse(m *bus.Msg, err *event.Error) {
+	if m.Header.Get(event.HeaderReply) != "" && err.Code != event.CodeMalformed {
+		m.Done(event.Refused(err))
+	} else {
+		m.Dead(err)
+	}
+	e.cfg.Log.Warn("message refused", "subject", m.Subject, "seq", m.Seq, "code", err.Code, "err", err.Message)
+}
+
+func (e *Engine) logEnd(r *Run) {
+	if r.State == event.RunFailed {
+		e.cfg.Log.Warn("run failed", "run_id", r.ID, "workflow", r.Workflow, "code", r.Error.Code, "err", r.Error.Message)
+		return
+	}
+	e.cfg.Log.Debug("run ended", "run_id", r.ID, "workflow", r.Workflow, "state", r.State)
+}
+
+// factTimer is the due entry that stands for a final fact until it was published.
+func factTimer(r *Run) string { return timerFact + "|" + event.MustToken(r.ID) + "|" + itoa(r.Version) }
+
+// publishFact tells what became of a run. The final fact is sure: its due entry is removed only when the stream has it. Those before may be
+// lost in a crash, and later ones replace them.
+func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
+	final := r.State.Final()
+	var done storage.IndexOp
+	if final {
+		done = storage.IndexOp{Index: dueIndex, Member: factTimer(r), Score: storage.Score(r.Ended.Add(AskAgain).UnixMicro())}
+		if !e.facts.begin(done.Member) {
+			return
+		}
+	}
+	shown, err := e.show(ctx, r)
+	if err != nil {
+		e.facts.end(done.Member)
+		return // the due entry stays
+	}
+	fact := event.Fact{ID: r.ID, Epoch: e.cfg.Keeper.Epoch().N, Version: r.Version, At: time.Now().UTC(), Cause: cause, Run: shown}
+	msg := nats.NewMsg(event.FactSubject("run", event.MustToken(r.ID)))
+	msg.Data = event.MustMarshal(&fact)
+	err = e.cfg.Bus.PublishAsync(msg, func(_ bus.Ack, err error) {
+		if !final {
+			return
+		}
+		if err == nil {
+			e.facts.sent(done)
+		}
+		e.facts.end(done.Member)
+	})
+	if err != nil && final {
+		e.facts.end(done.Member)
+	}
+}

@@ -1,0 +1,337 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+const (
+	runCache  = 16_384 // runs remembered with their revisions
+	gateCache = 16_384
+	defCache  = 1_024
+	maxTries  = 50                     // conflicts in a row before a batch is given back to be tried again later
+	scanEvery = 250 * time.Millisecond // the net under the wake-ups
+	duePeriod = 100 * time.Millisecond // how often due timers are looked for
+	duePage   = 256
+)
+
+// Config is what an Engine needs. All fields but Crash are required.
+type Config struct {
+	Store  storage.Store
+	Bus    *bus.Conn
+	Keeper *lifecycle.Keeper
+	Log    *slog.Logger
+	// Crash is called at named points, for fault tests.
+	Crash func(point string)
+}
+
+// Engine turns what happens to runs into changes of their documents, and gives ready tasks to free agents. Several engines
+// may work on one store; none holds anything that another could not find there.
+//
+// All work is done in turns, one at a time: take inputs, decide, dispatch, commit in one round trip, act.
+type Engine struct {
+	cfg  Config
+	name string // of this replica
+	revs *storage.Revisions
+
+	mu      sync.Mutex // held for a turn
+	runs    *storage.Cache[*Run]
+	gates   *storage.Cache[*lifecycle.Gate]
+	defs    *storage.Cache[*Definition]
+	latest  *storage.Cache[*latest]
+	classes map[string]*class
+	dirty   []*class       // classes that something happened to
+	scanned storage.Cursor // of the slow scan over all classes
+	session session
+
+	wake     event.Wake // what other replicas shall be told of this turn
+	accepted acceptedSet
+	inbox    inbox
+	intake   intakeClock
+	facts    factSet
+}
+
+// NewEngine makes an Engine.
+func NewEngine(cfg Config) *Engine {
+	if cfg.Crash == nil {
+		cfg.Crash = func(string) {}
+	}
+	revs := storage.NewRevisions()
+	e := &Engine{
+		cfg: cfg, revs: revs, name: string(revs.Next()),
+		runs:    storage.NewCache[*Run](runCache),
+		gates:   storage.NewCache[*lifecycle.Gate](gateCache),
+		defs:    storage.NewCache[*Definition](defCache),
+		latest:  storage.NewCache[*latest](defCache),
+		classes: make(map[string]*class),
+	}
+	e.session.key = sessionKey(e.name)
+	e.accepted.init()
+	e.inbox.init()
+	e.facts.init()
+	return e
+}
+
+// Run consumes events and commands, fires timers and dispatches, until ctx ends and all its goroutines are gone.
+func (e *Engine) Run(ctx context.Context) error {
+	consumer, err := e.cfg.Bus.NewConsumer(bus.ConsumerConfig{
+		Stream: event.StreamWork, Durable: event.ConsumerWorkflow, Workers: 1,
+		Handler: e.Handle, Log: e.cfg.Log, Crash: e.cfg.Crash,
+	})
+	if err != nil {
+		return fmt.Errorf("consume %s: %w", event.StreamWork, err)
+	}
+	hints, err := e.subscribeHints()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = hints.Unsubscribe() }()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return consumer.Run(ctx) })
+	g.Go(func() error { return e.fireTimers(ctx) })
+	g.Go(func() error { return e.drainInbox(ctx) })
+	return g.Wait()
+}
+
+// Forget drops all remembered documents: the store came back older than it was.
+func (e *Engine) Forget() {
+	// A turn may be waiting for the store; what it remembers afterwards meets a conflict.
+	e.runs.Clear()
+	e.gates.Clear()
+	e.latest.Clear()
+}
+
+// Handle folds one batch of messages. It gives each its verdict, or returns an error when the store does not answer.
+func (e *Engine) Handle(ctx context.Context, batch []*bus.Msg) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	inputs := make([]*input, 0, len(batch))
+	for _, m := range batch {
+		d, err := event.Decode(m.Subject, m.Data)
+		if err != nil {
+			e.refuse(m, asError(err))
+			continue
+		}
+		switch ev := d.Event.(type) {
+		case *event.WorkflowApply:
+			// What stands before it in the stream is decided by the definitions as they were.
+			if err := e.turn(ctx, inputs); err != nil {
+				return err
+			}
+			inputs = inputs[:0]
+			if err := e.apply(ctx, m, ev); err != nil {
+				return err
+			}
+		case *event.RunStart:
+			inputs = append(inputs, &input{run: d.ID, msg: m, start: ev})
+		case *event.RunCommand:
+			if ev.Kind != event.KindRunCancel {
+				e.refuse(m, event.Errorf(event.CodeNotAllowedNow, "%s is not available in this version", ev.Kind))
+				continue
+			}
+			inputs = append(inputs, &input{run: d.ID, msg: m, in: &Cancel{Reason: ev.Reason}})
+		default:
+			ref, _ := refOf(ev)
+			inputs = append(inputs, &input{run: ref.RunID, msg: m, in: &Said{Agent: d.ID, Event: ev}})
+		}
+	}
+	return e.turn(ctx, inputs)
+}
+
+// turn takes inputs until all are decided and committed. It returns an error when the store does not answer; inputs are then tried again
+// by whoever gave them.
+func (e *Engine) turn(ctx context.Context, inputs []*input) error {
+	for try := range maxTries {
+		again, err := e.attempt(ctx, inputs, try)
+		if err != nil {
+			return err
+		}
+		if len(again) == 0 {
+			return nil
+		}
+		inputs = again
+	}
+	return fmt.Errorf("%d inputs: %w", len(inputs), storage.ErrConflict)
+}
+
+// attempt is one try at a turn. It returns the inputs whose change met a conflict.
+func (e *Engine) attempt(ctx context.Context, inputs []*input, try int) ([]*input, error) {
+	v := &view{now: time.Now(), runs: make(map[string]*slot[*Run], len(inputs)), gates: make(map[string]*slot[*lifecycle.Gate])}
+	if err := e.loadInputs(ctx, v, inputs); err != nil {
+		return nil, err
+	}
+	dispatching := e.cfg.Keeper.Dispatching() == nil
+	runInputs, err := e.foldGates(ctx, v, inputs)
+	if err != nil {
+		return nil, err
+	}
+	for _, group := range byRun(runInputs) {
+		if err := e.fold(ctx, v, group, dispatching); err != nil {
+			return nil, err
+		}
+	}
+	if dispatching {
+		if err := e.dispatch(ctx, v, try); err != nil {
+			return nil, err
+		}
+	}
+	return e.commit(ctx, v)
+}
+
+// byRun groups inputs by run, in the order of each run's first input.
+func byRun(inputs []*input) [][]*input {
+	place := make(map[string]int, len(inputs))
+	groups := make([][]*input, 0, len(inputs))
+	for _, in := range inputs {
+		i, ok := place[in.run]
+		if !ok {
+			i = len(groups)
+			place[in.run] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], in)
+	}
+	return groups
+}
+
+// commit writes all changes of a view in one round trip and acts on those that were written.
+func (e *Engine) commit(ctx context.Context, v *view) ([]*input, error) {
+	txns := make([]storage.Txn, 0, len(v.changes)+2)
+	head := e.session.txns(v.now, v.changes, e.revs)
+	txns = append(txns, head...)
+	for _, c := range v.changes {
+		if len(c.assigned) > 0 {
+			c.txn.If = append(c.txn.If, storage.Cond{Key: e.session.key, Rev: e.session.rev})
+		}
+		txns = append(txns, c.txn)
+	}
+	removed := e.facts.published()
+	for _, ops := range [][]storage.IndexOp{removed, v.removes} {
+		if len(ops) > 0 {
+			txns = append(txns, storage.Txn{IndexRemove: ops})
+		}
+	}
+	if len(txns) == 0 {
+		return nil, nil
+	}
+	errs := e.cfg.Store.Commit(ctx, txns...)
+	e.cfg.Crash("workflow-after-commit")
+	regressed := len(head) > 0 && e.session.confirm(errs[0], e.revs)
+	errs = errs[len(head):]
+
+	var again []*input
+	var unknown error
+	for i, c := range v.changes {
+		switch err := errs[i]; {
+		case err == nil:
+			e.remember(c)
+			e.act(ctx, v, c)
+		case errors.Is(err, storage.ErrConflict):
+			e.forget(c)
+			e.putBack(c)
+			again = append(again, c.inputs...)
+			if len(c.assigned) > 0 {
+				e.session.at = time.Time{} // was it the session that did not hold? its own Txn will tell
+			}
+		case errors.Is(err, storage.ErrInvalid):
+			panic(err)
+		default:
+			e.forget(c)
+			unknown = err
+		}
+	}
+	e.sendWake()
+	if unknown == nil && len(errs) > len(v.changes) {
+		unknown = errors.Join(errs[len(v.changes):]...)
+	}
+	if unknown != nil {
+		e.facts.restore(removed)
+		return nil, fmt.Errorf("commit runs: %w", unknown)
+	}
+	if regressed {
+		e.cfg.Keeper.Alarm("the store lost this replica's last writes: checking")
+	}
+	return again, nil
+}
+
+func (e *Engine) remember(c *change) {
+	if c.after != c.before {
+		e.runs.Store(runKey(c.after.ID), c.txn.Rev, c.after)
+	}
+	for agent, g := range c.gates {
+		e.gates.Store(lifecycle.GateKey(agent), c.txn.Rev, g)
+	}
+}
+
+func (e *Engine) forget(c *change) {
+	if c.run != nil && c.after != nil {
+		e.runs.Forget(runKey(c.after.ID))
+	} else if len(c.inputs) > 0 {
+		e.runs.Forget(runKey(c.inputs[0].run))
+	}
+	for agent := range c.gates {
+		e.gates.Forget(lifecycle.GateKey(agent))
+	}
+	for _, cond := range c.conds {
+		e.latest.Forget(cond.Key)
+	}
+	for _, d := range c.docs {
+		e.latest.Forget(d.key)
+	}
+}
+
+// putBack returns the hints of a change that met a conflict: its agents may be free still, its class still waits.
+func (e *Engine) putBack(c *change) {
+	for _, g := range c.gatesBefore {
+		e.freed(g)
+	}
+	if c.class != nil {
+		c.class.backlog = true
+		e.touch(c.class)
+		e.inbox.wakeSoon()
+	}
+}
+
+// session is a document that only this replica writes, again each second. Every Txn that hands out a task conditions on it: if the store
+// came back older than that, nothing is handed out on the word of documents that have lost their last changes.
+type session struct {
+	key storage.Key
+	rev storage.Rev
+	at  time.Time
+}
+
+// txns returns the Txn that writes the session, when tasks are handed out and it is time.
+func (s *session) txns(now time.Time, changes []*change, revs *storage.Revisions) []storage.Txn {
+	needed := false
+	for _, c := range changes {
+		needed = needed || len(c.assigned) > 0
+	}
+	if !needed || (s.rev != "" && now.Sub(s.at) < time.Second) {
+		return nil
+	}
+	t := storage.Txn{Rev: revs.Next(), If: []storage.Cond{{Key: s.key, Rev: s.rev}}}
+	t.Put = []storage.Put{{Key: s.key, Data: event.MustMarshal(map[string]time.Time{"at": now.UTC()})}}
+	s.rev, s.at = t.Rev, now
+	return []storage.Txn{t}
+}
+
+// confirm takes the outcome of the session's own Txn, and reports whether it shows that the store regressed. After any failure
+// the replica goes on under a new name.
+func (s *session) confirm(err error, revs *storage.Revisions) bool {
+	if err == nil {
+		return false
+	}
+	*s = session{key: sessionKey(string(revs.Next()))}
+	return errors.Is(err, storage.ErrConflict)
+}

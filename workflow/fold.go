@@ -1,0 +1,327 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// loadInputs reads what the inputs are about: the runs, then their definitions and the gates of the agents that hold their attempts.
+func (e *Engine) loadInputs(ctx context.Context, v *view, inputs []*input) error {
+	runs := make([]string, 0, len(inputs))
+	for _, in := range inputs {
+		if in.gate == nil {
+			runs = append(runs, in.run)
+		}
+	}
+	if err := e.loadRuns(ctx, v, runs); err != nil {
+		return err
+	}
+	var agents []string
+	for _, in := range inputs {
+		if in.gate != nil {
+			continue
+		}
+		if said, ok := in.in.(*Said); ok {
+			agents = append(agents, said.Agent)
+		}
+		run := v.runs[in.run].val
+		if run == nil {
+			continue
+		}
+		if _, err := e.definition(ctx, run.Workflow, run.DefVersion); err != nil {
+			return err
+		}
+		for i := range run.Tasks {
+			if t := &run.Tasks[i]; t.Agent != "" && !t.State.Final() {
+				agents = append(agents, t.Agent)
+			}
+		}
+	}
+	return e.loadGates(ctx, v, agents)
+}
+
+// loadRuns puts runs into the view, from memory where they are remembered.
+func (e *Engine) loadRuns(ctx context.Context, v *view, ids []string) error {
+	var keys []storage.Key
+	var missing []string
+	for _, id := range ids {
+		if _, ok := v.runs[id]; ok {
+			continue
+		}
+		if c, ok := e.runs.Load(runKey(id)); ok {
+			v.runs[id] = &slot[*Run]{rev: c.Rev, val: c.Value}
+			continue
+		}
+		v.runs[id] = &slot[*Run]{}
+		keys, missing = append(keys, runKey(id)), append(missing, id)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	docs, err := e.cfg.Store.Get(ctx, keys...)
+	if err != nil {
+		return fmt.Errorf("load runs: %w", err)
+	}
+	for i, d := range docs {
+		s := v.runs[missing[i]]
+		s.rev = d.Rev
+		if d.Rev == "" {
+			continue
+		}
+		s.val = new(Run)
+		if err := event.Unmarshal(d.Data, s.val); err != nil {
+			return fmt.Errorf("document %s: %w", d.Key, err)
+		}
+		e.runs.Store(d.Key, d.Rev, s.val)
+	}
+	return nil
+}
+
+// loadGates puts gates into the view, from memory where they are remembered. An agent that does not exist has an empty gate.
+func (e *Engine) loadGates(ctx context.Context, v *view, agents []string) error {
+	var keys []storage.Key
+	var missing []string
+	for _, id := range agents {
+		if _, ok := v.gates[id]; ok {
+			continue
+		}
+		if c, ok := e.gates.Load(lifecycle.GateKey(id)); ok {
+			v.gates[id] = &slot[*lifecycle.Gate]{rev: c.Rev, val: c.Value}
+			continue
+		}
+		v.gates[id] = &slot[*lifecycle.Gate]{val: &lifecycle.Gate{Agent: id}}
+		keys, missing = append(keys, lifecycle.GateKey(id)), append(missing, id)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	docs, err := e.cfg.Store.Get(ctx, keys...)
+	if err != nil {
+		return fmt.Errorf("load gates: %w", err)
+	}
+	for i, d := range docs {
+		s := v.gates[missing[i]]
+		if s.rev = d.Rev; d.Rev == "" {
+			continue
+		}
+		if err := event.Unmarshal(d.Data, s.val); err != nil {
+			return fmt.Errorf("document %s: %w", d.Key, err)
+		}
+		e.gates.Store(d.Key, d.Rev, s.val)
+	}
+	return nil
+}
+
+// fold decides the inputs of one run, gives its ready tasks to free agents, and seals the change.
+func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching bool) error {
+	sortInputs(inputs)
+	s := v.runs[inputs[0].run]
+	c := &change{run: s, before: s.val, after: s.val, inputs: inputs}
+	if s.val != nil {
+		def, err := e.definition(ctx, s.val.Workflow, s.val.DefVersion)
+		if err != nil {
+			return err
+		}
+		c.def = def
+	}
+	for _, in := range inputs {
+		if err := e.decide(ctx, v, c, in); err != nil {
+			return err
+		}
+	}
+	if c.after != nil && c.after.State == event.RunRunning && dispatching {
+		if err := e.assignReady(ctx, v, c); err != nil {
+			return err
+		}
+	}
+	if c.empty() {
+		for _, in := range inputs {
+			e.answer(in)
+			if in.timer != nil {
+				v.removes = append(v.removes, *in.timer) // nothing is due: the entry was left behind
+			}
+		}
+		return nil
+	}
+	v.seal(c, e.revs.Next())
+	return nil
+}
+
+// sortInputs puts the messages of one run in stream order; inputs that are none come first, in their order.
+func sortInputs(inputs []*input) {
+	seq := func(in *input) uint64 {
+		if in.msg == nil {
+			return 0
+		}
+		return in.msg.Seq
+	}
+	slices.SortStableFunc(inputs, func(a, b *input) int { return int(int64(seq(a)) - int64(seq(b))) })
+}
+
+// decide takes one input into a change.
+func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) error {
+	at := At{Now: v.now, Random: rand.Float64()}
+	if in.msg != nil {
+		at.Seq, at.Stream = in.msg.Seq, in.msg.Time
+	}
+	if epoch := e.cfg.Keeper.Epoch(); epoch.N > 0 && c.after != nil && !c.after.Created.After(epoch.At) {
+		at.Adopt = true
+	}
+	if refusal := e.expired(v, c, in); refusal != nil {
+		in.answer = event.Refused(refusal)
+		return nil
+	}
+	what := in.in
+	switch i := what.(type) {
+	case nil:
+		start, refusal, err := e.resolve(ctx, c, in)
+		if err != nil {
+			return err
+		}
+		if refusal != nil {
+			in.answer = event.Refused(refusal)
+			return nil
+		}
+		what = start
+	case *Tick:
+		if c.after != nil {
+			i.Accepted = e.accepted.attempt(c.after.ID, i.TaskID)
+			i.Intake = e.intake.since(c.after, i.TaskID, v.now)
+		}
+	}
+	d := Decide(c.def, c.after, what, at)
+	if err := e.take(ctx, v, c, in, d); err != nil {
+		return err
+	}
+	in.answer = e.outcome(c, in, d)
+	return nil
+}
+
+// expired refuses a command whose caller has stopped waiting, unless it was applied before: that is judged first. What is replayed after a
+// regression is not judged at all.
+func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
+	if in.msg == nil || !in.msg.Expired(v.now) || !in.msg.Time.After(e.cfg.Keeper.Epoch().At) {
+		return nil
+	}
+	if in.start != nil && c.after != nil || in.start == nil && (c.after == nil || slices.Contains(c.after.Commands, in.msg.Seq)) {
+		return nil
+	}
+	return event.Errorf(event.CodeExpired, "its caller had stopped waiting before it was begun")
+}
+
+// take adds a decision to a change: the run, the slots of agents, the documents that go along.
+func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Decision) error {
+	for _, s := range d.Slots {
+		if err := e.loadGates(ctx, v, []string{s.Agent}); err != nil {
+			return err
+		}
+		e.changeSlot(v, c, s)
+	}
+	if d.Run == nil {
+		return nil
+	}
+	created := c.after == nil
+	c.after = d.Run
+	if d.Cause != "" {
+		c.cause = d.Cause
+	}
+	if d.Ask != "" {
+		c.ask = append(c.ask, d.Ask)
+	}
+	var docs []document
+	if created && d.Run.BigInput {
+		docs = append(docs, document{key: runInputKey(d.Run.ID), data: in.start.Input})
+	}
+	if d.Big != nil {
+		ref, _ := refOf(in.in.(*Said).Event)
+		docs = append(docs, document{key: outputKey(d.Run.ID, d.Ended, ref.Attempt), data: d.Big})
+	}
+	if d.Moved != nil {
+		docs = append(docs, document{key: runTaskKey(d.Run.ID, d.Moved.ID), data: event.MustMarshal(d.Moved)})
+	}
+	return e.addDocs(ctx, c, docs)
+}
+
+// addDocs adds documents to a change, conditional on what stands there now: normally nothing, but a store that regressed may be
+// written again.
+func (e *Engine) addDocs(ctx context.Context, c *change, docs []document) error {
+	if len(docs) == 0 {
+		return nil
+	}
+	keys := make([]storage.Key, len(docs))
+	for i, d := range docs {
+		keys[i] = d.key
+	}
+	found, err := e.cfg.Store.Get(ctx, keys...)
+	if err != nil {
+		return fmt.Errorf("load documents: %w", err)
+	}
+	for i := range docs {
+		docs[i].rev = found[i].Rev
+	}
+	c.docs = append(c.docs, docs...)
+	return nil
+}
+
+// changeSlot changes the gate of an agent the way a decision says.
+func (e *Engine) changeSlot(v *view, c *change, s SlotChange) {
+	held := v.gates[s.Agent].val
+	if g := c.gates[s.Agent]; g != nil {
+		held = g
+	}
+	if s.Kind != SlotTake && !held.Holds(s.Ref) {
+		return
+	}
+	if _, draining := held.Draining(s.Ref); s.Kind == SlotLate && !draining {
+		return
+	}
+	g := v.gate(c, s.Agent)
+	switch s.Kind {
+	case SlotTake:
+		g.Take(s.Ref, g.Instance, v.now)
+	case SlotResult, SlotLate:
+		g.Release(s.Ref, s.At)
+		g.Answered()
+	case SlotRejected:
+		g.Release(s.Ref, s.At)
+		g.Rejected(v.now, s.After)
+	case SlotSilent:
+		g.Release(s.Ref, s.At)
+		g.Unheard(v.now)
+	case SlotGone:
+		g.Release(s.Ref, s.At)
+	case SlotDrain:
+		g.Drain(s.Ref, v.now.Add(CancelGrace))
+		c.drains = append(c.drains, s)
+	}
+}
+
+// outcome is what the caller of a message hears after the commit.
+func (e *Engine) outcome(c *change, in *input, d Decision) *event.Outcome {
+	if d.Refuse != nil {
+		return event.Refused(d.Refuse)
+	}
+	o := &event.Outcome{OK: true}
+	if r := c.after; r != nil {
+		o.Version, o.RunID, o.WorkflowID, o.WorkflowVersion, o.State = r.Version, r.ID, r.Workflow, r.DefVersion, string(r.State)
+	}
+	if in.msg != nil {
+		o.Seq = in.msg.Seq
+	}
+	return o
+}
+
+func asError(err error) *event.Error {
+	var e *event.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return event.Errorf(event.CodeInternal, "%v", err)
+}

@@ -1,0 +1,244 @@
+package workflow
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// inbox gathers what comes from other goroutines between turns. Inputs are bounded by the requests in flight; hints by maxHints.
+type inbox struct {
+	mu      sync.Mutex
+	inputs  []*input
+	agents  map[string]bool
+	classes map[string]bool
+	signal  chan struct{}
+}
+
+const maxHints = 100_000 // hints beyond this are left to the slow scan
+
+func (b *inbox) init() {
+	b.agents, b.classes = make(map[string]bool), make(map[string]bool)
+	b.signal = make(chan struct{}, 1)
+}
+
+func (b *inbox) add(in ...*input) {
+	b.mu.Lock()
+	b.inputs = append(b.inputs, in...)
+	b.mu.Unlock()
+	b.wakeSoon()
+}
+
+func (b *inbox) hint(agents, classes []string) {
+	b.mu.Lock()
+	for _, a := range agents {
+		if len(b.agents) < maxHints {
+			b.agents[a] = true
+		}
+	}
+	for _, c := range classes {
+		if len(b.classes) < maxHints {
+			b.classes[c] = true
+		}
+	}
+	b.mu.Unlock()
+	b.wakeSoon()
+}
+
+// wakeSoon makes the engine take another turn.
+func (b *inbox) wakeSoon() {
+	select {
+	case b.signal <- struct{}{}:
+	default:
+	}
+}
+
+func (b *inbox) take() (inputs []*input, agents, classes []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	inputs, b.inputs = b.inputs, nil
+	for a := range b.agents {
+		agents = append(agents, a)
+	}
+	for c := range b.classes {
+		classes = append(classes, c)
+	}
+	clear(b.agents)
+	clear(b.classes)
+	return inputs, agents, classes
+}
+
+// Wake tells the engine, and those of other replicas, that these agents became free. It does not block.
+func (e *Engine) Wake(agents []string) {
+	e.inbox.hint(agents, nil)
+	publishWake(e.cfg.Bus.NC(), event.Wake{From: e.name, Agents: agents})
+}
+
+// Announce tells all engines that these agents became free, from a process that has none. A hint may be lost; the slow scan finds the same.
+func Announce(nc *nats.Conn, agents []string) { publishWake(nc, event.Wake{Agents: agents}) }
+
+func publishWake(nc *nats.Conn, w event.Wake) {
+	_ = nc.Publish(event.SubjectWake, event.MustMarshal(w)) // nobody to tell when the connection is down
+}
+
+func (e *Engine) subscribeHints() (*nats.Subscription, error) {
+	return e.cfg.Bus.NC().Subscribe(event.SubjectWake, func(m *nats.Msg) {
+		var w event.Wake
+		if event.Unmarshal(m.Data, &w) == nil && w.From != e.name {
+			e.inbox.hint(w.Agents, w.Classes)
+		}
+	})
+}
+
+// drainInbox takes a turn whenever something came, and a slow scan four times a second.
+func (e *Engine) drainInbox(ctx context.Context) error {
+	t := time.NewTicker(scanEvery)
+	defer t.Stop()
+	for {
+		scan := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.inbox.signal:
+		case <-t.C:
+			scan = true
+		}
+		inputs, agents, classes := e.inbox.take()
+		if err := e.hintTurn(ctx, inputs, agents, classes, scan); err != nil && ctx.Err() == nil {
+			e.cfg.Log.Warn("turn not taken, trying again", "err", err)
+			e.inbox.add(inputs...)
+			e.inbox.hint(agents, classes)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(scanEvery):
+			}
+		}
+	}
+}
+
+func (e *Engine) hintTurn(ctx context.Context, inputs []*input, agents, classes []string, scan bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range classes {
+		k := e.class(name)
+		k.backlog, k.dry = true, false
+		e.touch(k)
+	}
+	for start := 0; start < len(agents); start += duePage {
+		if err := e.hearAgents(ctx, agents[start:min(start+duePage, len(agents))]); err != nil {
+			return err
+		}
+	}
+	if scan {
+		if err := e.scan(ctx); err != nil {
+			return err
+		}
+	}
+	return e.turn(ctx, inputs)
+}
+
+// hearAgents reads the gates of agents that are said to be free.
+func (e *Engine) hearAgents(ctx context.Context, agents []string) error {
+	keys := make([]storage.Key, len(agents))
+	for i, a := range agents {
+		keys[i] = lifecycle.GateKey(a)
+	}
+	e.gates.Forget(keys...)
+	v := &view{now: time.Now(), gates: make(map[string]*slot[*lifecycle.Gate])}
+	if err := e.loadGates(ctx, v, agents); err != nil {
+		return err
+	}
+	for _, s := range v.gates {
+		if s.val.Free(v.now) {
+			e.freed(s.val)
+		}
+	}
+	return nil
+}
+
+// acceptedSet remembers which attempts their agents have accepted, until that is committed or the attempt ends.
+type acceptedSet struct {
+	mu       sync.Mutex
+	attempts map[[2]string]int
+}
+
+const maxAccepted = 200_000 // beyond it an agent is asked once more
+
+func (s *acceptedSet) init() { s.attempts = make(map[[2]string]int) }
+
+func (s *acceptedSet) add(ref event.AttemptRef) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.attempts) < maxAccepted {
+		s.attempts[[2]string{ref.RunID, ref.TaskID}] = ref.Attempt
+	}
+}
+
+func (s *acceptedSet) attempt(run, task string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attempts[[2]string{run, task}]
+}
+
+func (s *acceptedSet) drop(run, task string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.attempts, [2]string{run, task})
+}
+
+// factSet knows which final facts are on their way, and which due entries can go.
+type factSet struct {
+	mu       sync.Mutex
+	inflight map[string]bool
+	done     []storage.IndexOp
+}
+
+func (f *factSet) init() { f.inflight = make(map[string]bool) }
+
+func (f *factSet) begin(member string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.inflight[member] {
+		return false
+	}
+	f.inflight[member] = true
+	return true
+}
+
+func (f *factSet) end(member string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.inflight, member)
+}
+
+func (f *factSet) sent(op storage.IndexOp) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done = append(f.done, op)
+}
+
+// published takes the due entries of facts that were published since.
+func (f *factSet) published() []storage.IndexOp {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := min(len(f.done), 512)
+	ops := f.done[:n:n]
+	f.done = f.done[n:]
+	return ops
+}
+
+func (f *factSet) restore(ops []storage.IndexOp) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done = append(f.done, ops...)
+}
+
+func itoa(n uint64) string { return strconv.FormatUint(n, 10) }

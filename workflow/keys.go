@@ -1,0 +1,89 @@
+package workflow
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// Documents.
+
+func runKey(run string) storage.Key       { return storage.Key("run/" + run) }
+func runInputKey(run string) storage.Key  { return storage.Key("run-input/" + run) }
+func definitionKey(id string) storage.Key { return storage.Key("workflow/" + id) } // which version is the latest
+func sessionKey(replica string) storage.Key {
+	return storage.Key("replica/" + replica)
+}
+
+func versionKey(id, version string) storage.Key {
+	return storage.Key("workflow-version/" + version + "/" + id)
+}
+
+func runTaskKey(run, task string) storage.Key {
+	return storage.Key("run-task/" + event.MustToken(run) + "/" + event.MustToken(task))
+}
+
+func outputKey(run, task string, attempt int) storage.Key {
+	return storage.Key("run-output/" + event.MustToken(run) + "/" + event.MustToken(task) + "/" + strconv.Itoa(attempt))
+}
+
+// Indexes.
+const (
+	runIndex      storage.Index = "runs"      // by creation
+	workflowIndex storage.Index = "workflows" // by id, all with score 0
+	classIndex    storage.Index = "classes"   // selector classes that may have ready tasks; the score is a random mark
+	dueIndex                    = lifecycle.HandBack
+)
+
+// readyIndex orders the ready tasks of a selector class by when they became ready.
+func readyIndex(class string) storage.Index { return storage.Index("ready/" + class) }
+
+// A timer's member says what to look at. Its parts are tokens, which hold no '|'.
+const (
+	timerTask     = "t" // t|run|task
+	timerRun      = "r" // r|run
+	timerFact     = "f" // f|run|version: the fact of this version was not published yet
+	timerDrain    = "d" // d|agent|run|task|attempt: a cancel was not confirmed yet
+	timerBackoff  = "b" // b|agent: its back-off ends
+	timerHandBack = "g" // g|agent: its process was replaced
+)
+
+func timer(kind string, ids ...string) string {
+	var b strings.Builder
+	b.WriteString(kind)
+	for _, id := range ids {
+		b.WriteByte('|')
+		b.WriteString(event.MustToken(id))
+	}
+	return b.String()
+}
+
+// parseTimer splits a timer's member; ok is false for one that this version does not know.
+func parseTimer(member string) (kind string, ids []string, ok bool) {
+	parts := strings.Split(member, "|")
+	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1}
+	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
+		return "", nil, false
+	}
+	for _, p := range parts[1:] {
+		id, err := event.ParseToken(p)
+		if err != nil {
+			return "", nil, false
+		}
+		ids = append(ids, id)
+	}
+	return parts[0], ids, true
+}
+
+// readyMember names a ready task in its index.
+func readyMember(run, task string) string { return event.MustToken(run) + "|" + event.MustToken(task) }
+
+func parseReady(member string) (run, task string, ok bool) {
+	a, b, _ := strings.Cut(member, "|")
+	run, err1 := event.ParseToken(a)
+	task, err2 := event.ParseToken(b)
+	return run, task, err1 == nil && err2 == nil
+}

@@ -1,0 +1,344 @@
+package workflow
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// maxShown is how many bytes of input and outputs are shown with a run; beyond it they are left out.
+const maxShown = 256 << 10
+
+// Queries reads runs and definitions.
+type Queries struct{ store storage.Store }
+
+// NewQueries returns the queries of a store.
+func NewQueries(store storage.Store) *Queries { return &Queries{store: store} }
+
+// Run returns a run. It fails with an *event.Error of CodeUnknownRun if there is none, and otherwise with the store's error.
+func (q *Queries) Run(ctx context.Context, id string) (*event.Run, error) {
+	docs, err := q.store.Get(ctx, runKey(id))
+	if err != nil {
+		return nil, fmt.Errorf("read run: %w", err)
+	}
+	if docs[0].Rev == "" {
+		return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", id)
+	}
+	var r Run
+	if err := event.Unmarshal(docs[0].Data, &r); err != nil {
+		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
+	}
+	def, err := q.definition(ctx, &r)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := show(ctx, q.store, &r, def)
+	if err != nil {
+		return nil, err
+	}
+	return shown, q.addReasons(ctx, &r, def, shown)
+}
+
+// Runs returns at most limit runs, newest last, behind the cursor of an earlier page. Inputs and outputs are left out.
+func (q *Queries) Runs(ctx context.Context, cursor string, limit int) (event.List[event.Run], error) {
+	page := event.List[event.Run]{Items: []event.Run{}}
+	after, err := parseCursor(cursor)
+	if err != nil {
+		return page, err
+	}
+	entries, err := q.store.Range(ctx, runIndex, after, storage.MaxScore, limit)
+	if err != nil {
+		return page, fmt.Errorf("list runs: %w", err)
+	}
+	keys := make([]storage.Key, len(entries))
+	for i, e := range entries {
+		keys[i] = runKey(e.Member)
+	}
+	if len(keys) == 0 {
+		return page, nil
+	}
+	docs, err := q.store.Get(ctx, keys...)
+	if err != nil {
+		return page, fmt.Errorf("read runs: %w", err)
+	}
+	for _, d := range docs {
+		var r Run
+		if d.Rev == "" {
+			continue
+		}
+		if err := event.Unmarshal(d.Data, &r); err != nil {
+			return page, fmt.Errorf("document %s: %w", d.Key, err)
+		}
+		page.Items = append(page.Items, *header(&r))
+	}
+	if len(entries) == limit {
+		last := entries[limit-1]
+		page.NextCursor = fmt.Sprintf("%d~%s", last.Score, last.Member)
+	}
+	return page, nil
+}
+
+func parseCursor(s string) (c storage.Cursor, err error) {
+	if s == "" {
+		return c, nil
+	}
+	if n, err := fmt.Sscanf(s, "%d~", &c.Score); n != 1 || err != nil {
+		return c, event.Errorf(event.CodeInvalid, "the cursor is not one that a list gave")
+	}
+	_, c.Member, _ = strings.Cut(s, "~")
+	return c, nil
+}
+
+// Fence returns the highest sequence of StreamWork that a run has taken in, 0 if there is none, for callers whose answer was lost.
+func (q *Queries) Fence(ctx context.Context, id string) (uint64, error) {
+	docs, err := q.store.Get(ctx, runKey(id))
+	if err != nil || docs[0].Rev == "" {
+		return 0, err
+	}
+	var r Run
+	if err := event.Unmarshal(docs[0].Data, &r); err != nil {
+		return 0, fmt.Errorf("document %s: %w", docs[0].Key, err)
+	}
+	return r.Seq, nil
+}
+
+// Workflow returns the latest version of a definition, or the given one. It fails with an *event.Error of CodeUnknownDefinition if there is none.
+func (q *Queries) Workflow(ctx context.Context, id, version string) (*event.Definition, error) {
+	docs, err := q.store.Get(ctx, definitionKey(id))
+	if err != nil {
+		return nil, fmt.Errorf("read workflow: %w", err)
+	}
+	var word latest
+	if docs[0].Rev == "" {
+		return nil, event.Errorf(event.CodeUnknownDefinition, "there is no workflow %q", id)
+	}
+	if err := event.Unmarshal(docs[0].Data, &word); err != nil {
+		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
+	}
+	if version == "" {
+		version = word.Version
+	}
+	docs, err = q.store.Get(ctx, versionKey(id, version))
+	if err != nil {
+		return nil, fmt.Errorf("read workflow: %w", err)
+	}
+	if docs[0].Rev == "" {
+		return nil, event.Errorf(event.CodeUnknownDefinition, "workflow %q has no version %q", id, version)
+	}
+	return &event.Definition{
+		WorkflowID: id, WorkflowVersion: version, Name: word.Name, Tasks: word.Tasks, AppliedAt: word.At, Definition: docs[0].Data,
+	}, nil
+}
+
+// Workflows returns at most limit definitions by id, behind the cursor of an earlier page, without their bodies.
+func (q *Queries) Workflows(ctx context.Context, cursor string, limit int) (event.List[event.Definition], error) {
+	page := event.List[event.Definition]{Items: []event.Definition{}}
+	entries, err := q.store.Range(ctx, workflowIndex, storage.Cursor{Member: cursor}, 0, limit)
+	if err != nil || len(entries) == 0 {
+		return page, err
+	}
+	keys := make([]storage.Key, len(entries))
+	for i, e := range entries {
+		keys[i] = definitionKey(e.Member)
+	}
+	docs, err := q.store.Get(ctx, keys...)
+	if err != nil {
+		return page, fmt.Errorf("read workflows: %w", err)
+	}
+	for i, d := range docs {
+		var word latest
+		if err := event.Unmarshal(d.Data, &word); err != nil {
+			return page, fmt.Errorf("document %s: %w", d.Key, err)
+		}
+		page.Items = append(page.Items, event.Definition{
+			WorkflowID: entries[i].Member, WorkflowVersion: word.Version, Name: word.Name, Tasks: word.Tasks, AppliedAt: word.At,
+		})
+	}
+	if len(entries) == limit {
+		page.NextCursor = entries[limit-1].Member
+	}
+	return page, nil
+}
+
+func (q *Queries) definition(ctx context.Context, r *Run) (*Definition, error) {
+	docs, err := q.store.Get(ctx, versionKey(r.Workflow, r.DefVersion))
+	if err != nil {
+		return nil, fmt.Errorf("read definition: %w", err)
+	}
+	if docs[0].Rev == "" {
+		return &Definition{ID: r.Workflow}, nil
+	}
+	return Decode(docs[0].Data)
+}
+
+// addReasons says of each ready task why the agents it could go to have not taken it.
+func (q *Queries) addReasons(ctx context.Context, r *Run, def *Definition, shown *event.Run) error {
+	for i := range shown.Tasks {
+		t := r.Find(shown.Tasks[i].TaskID)
+		if t == nil || t.State != event.TaskReady {
+			continue
+		}
+		refusals, err := explain(ctx, q.store, t.Class, time.Now())
+		if err != nil {
+			return err
+		}
+		shown.Tasks[i].Reasons = refusals
+	}
+	return nil
+}
+
+const explainAgents = 50 // agents named in a reason
+
+// explain asks the matcher about the agents that a class could go to.
+func explain(ctx context.Context, store storage.Store, class string, now time.Time) ([]event.Refusal, error) {
+	want := lifecycle.Want{Capability: strings.TrimPrefix(class, capabilityClass(""))}
+	agents := []string{}
+	if id, named := strings.CutPrefix(class, agentClass("")); named {
+		want = lifecycle.Want{Agent: id}
+		agents = append(agents, id)
+	} else {
+		entries, err := store.Range(ctx, lifecycle.AgentIndex, storage.Cursor{}, 0, explainAgents)
+		if err != nil {
+			return nil, fmt.Errorf("list agents: %w", err)
+		}
+		for _, e := range entries {
+			agents = append(agents, e.Member)
+		}
+	}
+	gates, err := lifecycle.Gates(ctx, store, agents...)
+	if err != nil {
+		return nil, err
+	}
+	var refusals []event.Refusal
+	for _, g := range gates {
+		if r := lifecycle.Match(g, want, now); r != nil {
+			refusals = append(refusals, *r)
+		}
+	}
+	return refusals, nil
+}
+
+// show turns the documents of a run into its shape on the wire.
+func (e *Engine) show(ctx context.Context, r *Run) (*event.Run, error) {
+	def, err := e.definition(ctx, r.Workflow, r.DefVersion)
+	if err != nil {
+		return nil, err
+	}
+	return show(ctx, e.cfg.Store, r, def)
+}
+
+// header is a run without its input, outputs and tasks.
+func header(r *Run) *event.Run {
+	s := &event.Run{
+		RunID: r.ID, WorkflowID: r.Workflow, WorkflowVersion: r.DefVersion, State: r.State, Error: r.Error, AgentID: r.Agent,
+		Labels: r.Labels, CreatedAt: r.Created.UTC(), Tasks: []event.RunTask{}, Version: r.Version, Seq: r.Seq,
+	}
+	if !r.Ended.IsZero() {
+		ended := r.Ended.UTC()
+		s.EndedAt = &ended
+	}
+	return s
+}
+
+func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*event.Run, error) {
+	s := header(r)
+	s.Input = r.Input
+	var keys []storage.Key
+	var fill []func(data []byte)
+	want := func(k storage.Key, f func([]byte)) { keys, fill = append(keys, k), append(fill, f) }
+	if r.BigInput {
+		want(runInputKey(r.ID), func(b []byte) { s.Input = b })
+	}
+	for t, n := def.first(), 0; t != nil && n < len(def.Tasks); t, n = def.after(t), n+1 {
+		s.Tasks = append(s.Tasks, event.RunTask{TaskID: t.TaskID, Name: t.Name, State: event.TaskPending})
+	}
+	for i := range s.Tasks {
+		shown := &s.Tasks[i]
+		t := r.Find(shown.TaskID)
+		switch {
+		case t != nil:
+			fillTask(shown, t)
+			if t.Big {
+				want(outputKey(r.ID, t.ID, t.Attempt), func(b []byte) { shown.Output = b })
+			}
+		case r.Total > inlineTasks && i < r.Completed+1:
+			want(runTaskKey(r.ID, shown.TaskID), func(b []byte) {
+				var t RunTask
+				if event.Unmarshal(b, &t) == nil {
+					fillTask(shown, &t)
+				}
+			})
+		case r.State.Final():
+			shown.State = event.TaskSkipped
+		}
+	}
+	if len(keys) > 0 {
+		docs, err := store.Get(ctx, keys...)
+		if err != nil {
+			return nil, fmt.Errorf("read the parts of run %s: %w", r.ID, err)
+		}
+		for i, d := range docs {
+			if d.Rev != "" {
+				fill[i](d.Data)
+			}
+		}
+	}
+	finish(s, r)
+	return s, nil
+}
+
+func (d *Definition) first() *Task {
+	if len(d.Tasks) == 0 {
+		return nil
+	}
+	return &d.Tasks[0]
+}
+
+func fillTask(s *event.RunTask, t *RunTask) {
+	s.State, s.Attempt, s.AgentID, s.Output, s.Error = t.State, t.Attempt, t.Agent, t.Output, t.Error
+	s.Percent, s.Message = t.Percent, t.Message
+	if !t.Started.IsZero() {
+		at := t.Started.UTC()
+		s.StartedAt = &at
+	}
+	if !t.Ended.IsZero() {
+		at := t.Ended.UTC()
+		s.EndedAt = &at
+	}
+}
+
+// finish adds the run's output, which is the one of its last task, and leaves out what is too large to show.
+func finish(s *event.Run, r *Run) {
+	if r.State == event.RunCompleted {
+		if r.Total == 0 {
+			s.Output = event.Raw(`{"message":"Workflow has no tasks"}`)
+		}
+		for i := range s.Tasks {
+			if s.Tasks[i].TaskID == r.LastDone {
+				s.Output = s.Tasks[i].Output
+			}
+		}
+	}
+	size := len(s.Input) + len(s.Output)
+	for i := range s.Tasks {
+		size += len(s.Tasks[i].Output)
+	}
+	if size <= maxShown {
+		return
+	}
+	s.Truncated = true
+	for i := range s.Tasks {
+		s.Tasks[i].Output = nil
+	}
+	if len(s.Input) > maxShown/2 {
+		s.Input = nil
+	}
+	if len(s.Output) > maxShown/2 {
+		s.Output = nil
+	}
+}

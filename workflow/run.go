@@ -1,0 +1,106 @@
+package workflow
+
+import (
+	"slices"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// Run is the document of a run. It holds what is active and counts what is not: a task that has ended and whose output
+// is small stays inline while the definition has at most inlineTasks tasks; all others have documents of their own.
+type Run struct {
+	Version    uint64            `json:"v"` // change count
+	ID         string            `json:"id"`
+	Workflow   string            `json:"wf"`
+	DefVersion string            `json:"def"`
+	State      event.RunState    `json:"state"`
+	Agent      string            `json:"agent,omitzero"` // the run's agent: the one a trigger named, else the first to take a task
+	Named      bool              `json:"named,omitzero"` // a trigger named Agent: the first task goes to it
+	Legacy     bool              `json:"legacy,omitzero"`
+	Labels     map[string]string `json:"labels,omitzero"`
+	Input      event.Raw         `json:"input,omitzero"`
+	BigInput   bool              `json:"bigInput,omitzero"` // the input is in a document of its own
+	Hash       string            `json:"hash,omitzero"`     // of the start command's body: a repeat must have the same
+	Created    time.Time         `json:"created"`           // stream timestamp of the start command
+	Ended      time.Time         `json:"ended,omitzero"`
+	Error      *event.TaskError  `json:"error,omitzero"`
+	Seq        uint64            `json:"seq,omitzero"`     // highest sequence of StreamWork taken in
+	Commands   []uint64          `json:"cmds,omitzero"`    // sequences of the last appliedCommands commands
+	Look       time.Time         `json:"look,omitzero"`    // the run's own timer
+	Total      int               `json:"total"`            // tasks on the path
+	Completed  int               `json:"completed"`        // of them, completed
+	Tasks      []RunTask         `json:"tasks,omitzero"`   // active tasks, and ended ones that are inline
+	Recent     []EndedTask       `json:"recent,omitzero"`  // ended tasks that were moved out last, for repeats
+	LastDone   string            `json:"last,omitzero"`    // task that ended last: its output is the run's
+	LastBig    int               `json:"lastBig,omitzero"` // attempt whose output document that is, 0 if inline
+}
+
+// EndedTask remembers how a task ended that is no longer in the document.
+type EndedTask struct {
+	ID      string          `json:"id"`
+	Attempt int             `json:"attempt"`
+	State   event.TaskState `json:"state"`
+}
+
+// RunTask is one task of a run.
+type RunTask struct {
+	ID       string           `json:"id"`
+	State    event.TaskState  `json:"state"`
+	Attempt  int              `json:"attempt"`          // number of the last assignment
+	Tries    int              `json:"tries,omitzero"`   // retries spent
+	Agent    string           `json:"agent,omitzero"`   // of the last attempt
+	Token    string           `json:"token,omitzero"`   // of the last attempt
+	Process  string           `json:"process,omitzero"` // instance of the agent it was given to
+	Ready    time.Time        `json:"ready,omitzero"`   // since when it waits for an agent
+	Assigned time.Time        `json:"assigned,omitzero"`
+	Started  time.Time        `json:"started,omitzero"` // of the first attempt
+	AcceptBy time.Time        `json:"acceptBy,omitzero"`
+	Lease    time.Time        `json:"lease,omitzero"` // the attempt is over unless progress or a result comes by then
+	Retry    time.Time        `json:"retry,omitzero"` // when the next attempt is due
+	Ended    time.Time        `json:"ended,omitzero"`
+	Output   event.Raw        `json:"output,omitzero"`
+	Big      bool             `json:"big,omitzero"` // the output is in a document of its own
+	Error    *event.TaskError `json:"error,omitzero"`
+	Percent  *float64         `json:"percent,omitzero"`
+	Message  string           `json:"message,omitzero"`
+	Renewed  time.Time        `json:"renewed,omitzero"` // when progress last moved the lease
+	Class    string           `json:"class,omitzero"`   // selector class it waits in while it is ready
+	Look     time.Time        `json:"look,omitzero"`    // its timer: when something about it may be due, zero for never
+}
+
+const (
+	inlineTasks     = 100     // definitions with more tasks keep ended tasks in documents of their own
+	inlineOutput    = 1 << 10 // bytes of an output kept in the run document
+	inlineInput     = 1 << 10
+	appliedCommands = 32
+)
+
+// Find returns the task, or nil if it is not in the document: not reached yet, or ended and kept elsewhere.
+func (r *Run) Find(taskID string) *RunTask {
+	for i := range r.Tasks {
+		if r.Tasks[i].ID == taskID {
+			return &r.Tasks[i]
+		}
+	}
+	return nil
+}
+
+// apply reports whether a command was applied before, and remembers it if not.
+func (r *Run) apply(seq uint64) (before bool) {
+	if slices.Contains(r.Commands, seq) {
+		return true
+	}
+	r.Commands = append(slices.Clone(r.Commands), seq)
+	if len(r.Commands) > appliedCommands {
+		r.Commands = r.Commands[len(r.Commands)-appliedCommands:]
+	}
+	return false
+}
+
+func (t *RunTask) ref(run string) event.AttemptRef {
+	return event.AttemptRef{RunID: run, TaskID: t.ID, Attempt: t.Attempt, Token: t.Token}
+}
+
+// held reports whether an agent has, or is being asked to take, the last attempt.
+func (t *RunTask) held() bool { return t.State == event.TaskAssigned || t.State == event.TaskRunning }

@@ -1,0 +1,298 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// fireTimers looks for due entries ten times a second. An entry says "look"; what is due stands in the documents.
+func (e *Engine) fireTimers(ctx context.Context) error {
+	t := time.NewTicker(duePeriod)
+	defer t.Stop()
+	down := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		err := e.fireDue(ctx)
+		if err != nil && ctx.Err() == nil && !down {
+			e.cfg.Log.Warn("timers stand still", "err", err)
+		}
+		if err == nil && down {
+			e.cfg.Log.Info("timers go on")
+		}
+		down = err != nil
+	}
+}
+
+// fireDue fires what is due now, page by page. While NATS cannot be read no time is called over: results may wait there.
+func (e *Engine) fireDue(ctx context.Context) error {
+	if err := e.cfg.Keeper.Dispatching(); err != nil {
+		return nil // the store is behind: its timers are about what was
+	}
+	for {
+		now := time.Now()
+		entries, err := e.cfg.Store.Range(ctx, dueIndex, storage.Cursor{}, storage.Score(now.UnixMicro()), duePage)
+		if err != nil {
+			return fmt.Errorf("read due timers: %w", err)
+		}
+		if len(entries) == 0 {
+			return nil
+		}
+		at, err := e.cfg.Bus.IntakeTime(ctx, now)
+		e.intake.read(now, at, err)
+		if err != nil {
+			return fmt.Errorf("read intake time: %w", err)
+		}
+		if err := e.fire(ctx, entries); err != nil {
+			return err
+		}
+		if len(entries) < duePage {
+			return nil
+		}
+	}
+}
+
+func (e *Engine) fire(ctx context.Context, entries []storage.Entry) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var inputs []*input
+	for _, entry := range entries {
+		op := &storage.IndexOp{Index: dueIndex, Member: entry.Member, Score: entry.Score}
+		more, err := e.timerInputs(ctx, op)
+		if err != nil {
+			return err
+		}
+		inputs = append(inputs, more...)
+	}
+	return e.turn(ctx, inputs)
+}
+
+// timerInputs turns a due entry into inputs.
+func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input, error) {
+	kind, ids, ok := parseTimer(op.Member)
+	if !ok {
+		e.cfg.Log.Error("unknown timer removed", "timer", op.Member)
+		return []*input{{gate: &gateInput{kind: gateNothing}, timer: op}}, nil
+	}
+	switch kind {
+	case timerTask:
+		return []*input{{run: ids[0], in: &Tick{TaskID: ids[1]}, timer: op}}, nil
+	case timerRun:
+		return []*input{{run: ids[0], in: &Tick{}, timer: op}}, nil
+	case timerFact:
+		return nil, e.factDue(ctx, ids[0], op)
+	case timerBackoff:
+		return []*input{{gate: &gateInput{agent: ids[0], kind: gateBackoffOver}, timer: op}}, nil
+	case timerDrain:
+		attempt, _ := strconv.Atoi(ids[3])
+		ref := event.AttemptRef{RunID: ids[1], TaskID: ids[2], Attempt: attempt}
+		return []*input{{gate: &gateInput{agent: ids[0], ref: ref, kind: gateDrainDue}, timer: op}}, nil
+	}
+	return e.handBack(ctx, ids[0], op)
+}
+
+// factDue publishes a final fact that was not published in its time.
+func (e *Engine) factDue(ctx context.Context, run string, op *storage.IndexOp) error {
+	v := &view{runs: make(map[string]*slot[*Run])}
+	if err := e.loadRuns(ctx, v, []string{run}); err != nil {
+		return err
+	}
+	r := v.runs[run].val
+	if r == nil || !r.State.Final() || factTimer(r) != op.Member {
+		e.facts.sent(*op) // a later fact replaces it
+		return nil
+	}
+	e.publishFact(ctx, r, string(r.State))
+	return nil
+}
+
+// handBack takes back what the earlier processes of an agent hold.
+func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp) ([]*input, error) {
+	e.gates.Forget(lifecycle.GateKey(agent))
+	v := &view{gates: make(map[string]*slot[*lifecycle.Gate])}
+	if err := e.loadGates(ctx, v, []string{agent}); err != nil {
+		return nil, err
+	}
+	g := v.gates[agent].val
+	var inputs []*input
+	for _, h := range g.Held {
+		if h.Instance == "" || h.Instance == g.Instance {
+			continue
+		}
+		if h.Drain.IsZero() {
+			inputs = append(inputs, &input{run: h.RunID, in: &Gone{Ref: h.AttemptRef}})
+		} else {
+			inputs = append(inputs, &input{gate: &gateInput{agent: agent, ref: h.AttemptRef, kind: gateConfirmed}})
+		}
+	}
+	if len(inputs) == 0 {
+		inputs = append(inputs, &input{gate: &gateInput{agent: agent, kind: gateNothing}, timer: op})
+	}
+	return inputs, nil
+}
+
+// gateInput is something that happened to an agent's gate alone.
+type gateInput struct {
+	agent string
+	ref   event.AttemptRef
+	kind  gateKind
+}
+
+type gateKind int
+
+const (
+	gateNothing     gateKind = iota // only the timer goes
+	gateConfirmed                   // the agent confirmed that it stopped an attempt, or its process is gone
+	gateDrainDue                    // look at an attempt whose cancel was not confirmed
+	gateBackoffOver                 // look at an agent that was left alone for a while
+)
+
+// foldGates decides the inputs that are about gates alone, and returns the others.
+func (e *Engine) foldGates(ctx context.Context, v *view, inputs []*input) ([]*input, error) {
+	rest := make([]*input, 0, len(inputs))
+	var agents []string
+	for _, in := range inputs {
+		if in.gate == nil {
+			rest = append(rest, in)
+		} else if in.gate.agent != "" {
+			agents = append(agents, in.gate.agent)
+		}
+	}
+	if err := e.loadGates(ctx, v, agents); err != nil {
+		return nil, err
+	}
+	for _, in := range inputs {
+		if in.gate == nil {
+			continue
+		}
+		c := &change{inputs: []*input{in}}
+		if !e.foldGate(v, c, in.gate) {
+			if in.timer != nil {
+				v.removes = append(v.removes, *in.timer)
+			}
+			continue
+		}
+		v.seal(c, e.revs.Next())
+	}
+	return rest, nil
+}
+
+// foldGate reports whether the gate changes.
+func (e *Engine) foldGate(v *view, c *change, in *gateInput) bool {
+	switch in.kind {
+	case gateConfirmed:
+		if _, draining := v.gates[in.agent].val.Draining(in.ref); !draining {
+			return false
+		}
+		v.gate(c, in.agent).Release(in.ref, time.Time{})
+		c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: drainTimer(in.agent, in.ref)})
+		return true
+	case gateDrainDue:
+		return e.drainDue(v, c, in)
+	case gateBackoffOver:
+		g := v.gates[in.agent].val
+		if g.Until.IsZero() || v.now.Before(g.Until) {
+			return false
+		}
+		g = v.gate(c, in.agent)
+		g.Until, g.Silent = time.Time{}, false
+		c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: timer(timerBackoff, in.agent)})
+		return true
+	}
+	return false
+}
+
+// drainDue asks again for a cancel that was not confirmed, or frees the slot when the grace is over.
+func (e *Engine) drainDue(v *view, c *change, in *gateInput) bool {
+	until, draining := v.gates[in.agent].val.Draining(in.ref)
+	if !draining {
+		return false
+	}
+	g := v.gate(c, in.agent)
+	if v.now.Before(until) {
+		c.drains = append(c.drains, SlotChange{Agent: in.agent, Ref: in.ref})
+		return true
+	}
+	g.Release(in.ref, time.Time{})
+	c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: drainTimer(in.agent, in.ref)})
+	e.cfg.Log.Warn("slot freed although the agent did not confirm the cancel", "agent", in.agent,
+		"run_id", in.ref.RunID, "task_id", in.ref.TaskID, "attempt", in.ref.Attempt)
+	return true
+}
+
+func drainTimer(agent string, ref event.AttemptRef) string {
+	return timer(timerDrain, agent, ref.RunID, ref.TaskID, strconv.Itoa(ref.Attempt))
+}
+
+// intakeClock says up to when everything that was said has been taken in. Time in which NATS could not be read does not count
+// against an attempt, and neither do the seconds that its agent may need to get its word through afterwards.
+type intakeClock struct {
+	mu      sync.Mutex
+	at      time.Time
+	down    time.Time // since when it could not be read, zero if it can
+	outages []outage
+}
+
+type outage struct{ from, to time.Time }
+
+const (
+	outageGrace = 5 * time.Second
+	maxOutages  = 64
+)
+
+func (c *intakeClock) read(now, at time.Time, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		if c.down.IsZero() && !errors.Is(err, context.Canceled) {
+			c.down = now
+		}
+		return
+	}
+	if !c.down.IsZero() {
+		c.outages = append(c.outages, outage{c.down, now})
+		if len(c.outages) > maxOutages {
+			c.outages = c.outages[1:]
+		}
+		c.down = time.Time{}
+	}
+	c.at = at
+}
+
+// since returns the intake time for an attempt: without the outages since it was assigned or last heard of.
+func (c *intakeClock) since(r *Run, taskID string, now time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := c.at
+	if at.IsZero() || at.After(now) {
+		at = now
+	}
+	t := r.Find(taskID)
+	if t == nil {
+		return at
+	}
+	for _, o := range c.outages {
+		if from := later(o.from, t.Renewed); o.to.After(from) {
+			at = at.Add(-o.to.Sub(from) - outageGrace)
+		}
+	}
+	return at
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
