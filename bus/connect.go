@@ -108,19 +108,25 @@ func (c *Conn) dial(ctx context.Context, cfg Config) error {
 			if !isRefusedLogin(last) {
 				continue
 			}
-			nc.Close()
+			c.abandon(nc)
 			return last
 		case <-ctx.Done():
 			if last == nil {
 				last = nc.LastError()
 			}
-			nc.Close()
+			c.abandon(nc)
 			if last == nil {
 				return ctx.Err()
 			}
 			return fmt.Errorf("%w: %w", ctx.Err(), last)
 		}
 	}
+}
+
+// abandon closes a connection that never stood, without a line about its loss.
+func (c *Conn) abandon(nc *nats.Conn) {
+	close(c.closing)
+	nc.Close()
 }
 
 // connectOptions are the defaults followed by the caller's own options.

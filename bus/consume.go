@@ -156,29 +156,37 @@ func (c *Consumer) Run(ctx context.Context) error {
 func (c *Consumer) pull(ctx context.Context) {
 	wait := newBackoff(50*time.Millisecond, time.Second)
 	var trouble string // what was logged last
+	working := func() {
+		wait.reset()
+		if trouble != "" {
+			c.log.Info("consuming again")
+			trouble = ""
+		}
+	}
 	for ctx.Err() == nil {
-		err := c.beginPulling(ctx)
-		if err == nil {
-			err = c.bind(ctx)
-		}
-		if err == nil {
-			if trouble != "" {
-				c.log.Info("consuming again")
-				trouble = ""
-			}
-			wait.reset()
-			err = newPuller(c).run(ctx)
-		}
-		c.endPulling()
+		err := c.pullOnce(ctx, working)
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		if trouble != err.Error() {
+		// A lost connection is the connection's to report.
+		if trouble != err.Error() && !errors.Is(err, nats.ErrDisconnected) {
 			trouble = err.Error()
 			c.log.Warn("cannot consume, will try again", "err", err)
 		}
 		wait.sleep(ctx)
 	}
+}
+
+// pullOnce pulls until the consumer is paused or ctx ends, with nil, or until there is trouble.
+func (c *Consumer) pullOnce(ctx context.Context, working func()) error {
+	if err := c.beginPulling(ctx); err != nil {
+		return err
+	}
+	defer c.endPulling()
+	if err := c.bind(ctx); err != nil {
+		return err
+	}
+	return newPuller(c).run(ctx, working)
 }
 
 // bind reads what has to be known of the durable.

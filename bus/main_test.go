@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"testing"
 	"time"
@@ -49,18 +50,24 @@ func publish(tb testing.TB, c *bus.Conn, msg *nats.Msg) bus.Ack {
 // publishMany stores n results, of 100 agents in turn, with bodies "0" to n-1.
 func publishMany(tb testing.TB, c *bus.Conn, n int) {
 	tb.Helper()
-	errs := make(chan error, n)
+	if err := storeMany(c, n); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func storeMany(c *bus.Conn, n int) error {
+	results := make(chan error, n)
 	for i := range n {
 		msg := resultMsg("agent-"+strconv.Itoa(i%100), strconv.Itoa(i))
-		if err := c.PublishAsync(msg, func(_ bus.Ack, err error) { errs <- err }); err != nil {
-			tb.Fatal(err)
+		if err := c.PublishAsync(msg, func(_ bus.Ack, err error) { results <- err }); err != nil {
+			return err
 		}
 	}
+	var errs error
 	for range n {
-		if err := <-errs; err != nil {
-			tb.Fatal(err)
-		}
+		errs = errors.Join(errs, <-results)
 	}
+	return errs
 }
 
 // recreate makes a durable of OPSCORE_WORK that reads everything and waits less than the real one.

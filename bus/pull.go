@@ -36,13 +36,15 @@ type puller struct {
 	number uint64    // of the youngest request
 	want   int       // messages of it still to come; 0: it has ended
 	seen   time.Time // when the server last said something
+	works  bool      // the server has sent a message or a heartbeat
 	err    error     // why the puller must end
 }
 
 func newPuller(c *Consumer) *puller { return &puller{c: c, inbox: c.conn.nc.NewInbox()} }
 
-// run pulls until the consumer is paused or ctx ends, with nil, or until there is trouble.
-func (p *puller) run(ctx context.Context) error {
+// run pulls until the consumer is paused or ctx ends, with nil, or until there is trouble. It calls working once, as soon as the server
+// is known to serve it.
+func (p *puller) run(ctx context.Context, working func()) error {
 	nc := p.c.conn.nc
 	lost := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer nc.RemoveStatusListener(lost)
@@ -65,6 +67,10 @@ func (p *puller) run(ctx context.Context) error {
 		if stop {
 			p.drain(sub)
 			return nil
+		}
+		if working != nil && p.isWorking() {
+			working()
+			working = nil
 		}
 		select {
 		case <-p.c.kick:
@@ -100,6 +106,12 @@ func (p *puller) next(ctx context.Context) (stop bool, err error) {
 		return false, nil
 	}
 	return false, p.request(room, byteRoom)
+}
+
+func (p *puller) isWorking() bool {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	return p.works
 }
 
 var errSilent = errors.New("the server does not answer")
@@ -167,6 +179,7 @@ func (p *puller) arrived(now time.Time, held, bytes int) {
 	c.held += held
 	c.heldBytes += bytes
 	p.seen = now
+	p.works = true
 	if p.want > 0 {
 		p.want--
 		if p.want == 0 {
@@ -187,6 +200,7 @@ func (p *puller) status(msg *nats.Msg) {
 	text := msg.Header.Get("Description")
 	switch code := msg.Header.Get("Status"); {
 	case code == "100": // heartbeat
+		p.works = true
 		return
 	case code == "404", code == "408", strings.Contains(text, "Batch Completed"), strings.Contains(text, "MaxBytes"):
 		p.want = 0 // it has ended as requests do

@@ -108,6 +108,14 @@ func (c *Conn) oldestOpen(ctx context.Context, d durable) (storedMessage, bool, 
 	// Rare: the next message is of another durable. Look for the next one of each subject of ours.
 	found = false
 	for _, filter := range d.reads {
+		// The last one is found at once; looking for a next one where there is none walks over all that follows.
+		last, ok, err := c.storedMessage(ctx, d.stream, messageQuery{LastFor: filter})
+		if err != nil {
+			return storedMessage{}, false, err
+		}
+		if !ok || last.Seq < after {
+			continue
+		}
 		m, ok, err := c.storedMessage(ctx, d.stream, messageQuery{Seq: after, NextFor: filter})
 		if err != nil {
 			return storedMessage{}, false, err
@@ -119,10 +127,12 @@ func (c *Conn) oldestOpen(ctx context.Context, d durable) (storedMessage, bool, 
 	return first, found, nil
 }
 
-// messageQuery asks for the message at Seq or, with NextFor, for the first one at or after it whose subject matches.
+// messageQuery asks for the message at Seq, with NextFor for the first one at or after it whose subject matches, or with LastFor alone
+// for the last one whose subject matches.
 type messageQuery struct {
-	Seq     uint64 `json:"seq"`
+	Seq     uint64 `json:"seq,omitempty"`
 	NextFor string `json:"next_by_subj,omitempty"`
+	LastFor string `json:"last_by_subj,omitempty"`
 }
 
 type storedMessage struct {

@@ -326,10 +326,14 @@ func (k *Keeper) write(ctx context.Context, views []*streamView) error {
 			continue
 		}
 		v.pos.Seq, v.pos.Created = v.floor, v.state.Created
-		if at, there, err := k.bus.MessageTime(ctx, v.name, v.floor); err != nil {
-			return fmt.Errorf("read message time: %w", err)
-		} else if there {
-			v.pos.At = at
+		if v.floor > 0 {
+			at, there, err := k.bus.MessageTime(ctx, v.name, v.floor)
+			if err != nil {
+				return fmt.Errorf("read message time: %w", err)
+			}
+			if there {
+				v.pos.At = at
+			}
 		}
 		if err := k.writeOne(ctx, v); err != nil {
 			return err

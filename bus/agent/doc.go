@@ -18,8 +18,8 @@
 //
 // # What the SDK promises
 //
-//   - An attempt of a task is started at most once by one process, however often it is asked for. Ops-Core decides which attempt
-//     counts; the SDK echoes its token.
+//   - An attempt of a task is started at most once by one process, however often it is asked for within ten minutes (or the
+//     65,536 tasks that followed). Ops-Core decides which attempt counts; the SDK echoes its token.
 //   - At most [Config.Slots] handlers run at the same time. A slot is free again when its handler has returned.
 //   - The result of an attempt is published until the stream has it: through reconnects, restarts of the server and the
 //     drain. Only [Config.DrainTimeout] ends it, and then [Run] says which results were not stored, with [UnreportedError].
@@ -43,8 +43,10 @@
 //   - serve answers task and cancel requests in the order they came, and never blocks on a handler;
 //   - one goroutine per running handler, which also hands its result to the outbox;
 //   - outbox sends again what the streams have not acknowledged; acknowledgements arrive on a callback of the NATS client;
-//   - presence registers again after a reconnect and finds out whether the process was replaced;
-//   - heartbeat beats.
+//   - presence, which is the goroutine of Run itself, registers again after a reconnect and finds out whether the process was
+//     replaced;
+//   - watch follows the connection and wakes outbox and presence;
+//   - beat sends heartbeats.
 //
 // Several agents may share one connection ([Config.Conn]).
 package agent

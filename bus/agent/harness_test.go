@@ -128,41 +128,50 @@ func (c *opscore) pending() int {
 func (c *opscore) stored(stream string, verb event.Verb, n uint64) {
 	c.t.Helper()
 	subject := event.AgentSubject(verb, c.token)
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	for ctx.Err() == nil { // each look is a request, so this does not spin
-		info, err := c.stream(ctx, stream).Info(ctx, jetstream.WithSubjectFilter(subject))
-		if err == nil && info.State.Subjects[subject] >= n {
-			return
+	c.until(func(ctx context.Context, js jetstream.JetStream) bool {
+		s, err := js.Stream(ctx, stream)
+		if err != nil {
+			return false
 		}
-	}
-	c.t.Fatalf("%s does not hold %d of %s", stream, n, subject)
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
+		return err == nil && info.State.Subjects[subject] >= n
+	})
 }
 
 // last returns the newest stored event of the agent's verb.
 func (c *opscore) last(stream string, verb event.Verb) event.Event {
 	c.t.Helper()
-	raw, err := c.stream(c.t.Context(), stream).GetLastMsgForSubject(c.t.Context(), event.AgentSubject(verb, c.token))
-	must(c.t, err)
-	m, err := event.Decode(raw.Subject, raw.Data)
-	must(c.t, err)
+	var m event.Message
+	c.until(func(ctx context.Context, js jetstream.JetStream) bool {
+		s, err := js.Stream(ctx, stream)
+		if err != nil {
+			return false
+		}
+		raw, err := s.GetLastMsgForSubject(ctx, event.AgentSubject(verb, c.token))
+		if err != nil {
+			return false
+		}
+		m, err = event.Decode(raw.Subject, raw.Data)
+		return err == nil
+	})
 	return m.Event
 }
 
-// stream returns a handle of a stream, as soon as the server answers.
-func (c *opscore) stream(ctx context.Context, name string) jetstream.Stream {
+// until repeats a question to the server, each time with a second for the answer: one asked of a connection that was just
+// lost is never answered.
+func (c *opscore) until(yes func(context.Context, jetstream.JetStream) bool) {
 	c.t.Helper()
 	js, err := jetstream.New(c.nc)
 	must(c.t, err)
-	for {
-		s, err := js.Stream(ctx, name)
-		if err == nil {
-			return s
-		}
-		if ctx.Err() != nil {
-			c.t.Fatalf("stream %s: %v", name, err)
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
+		ok := yes(ctx, js)
+		cancel()
+		if ok {
+			return
 		}
 	}
+	c.t.Fatal("the server does not say what it should")
 }
 
 // task makes a task with a deadline far away.

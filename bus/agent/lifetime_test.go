@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -313,7 +314,9 @@ func TestMainDrainsOnASignal(t *testing.T) {
 	t.Parallel()
 	c := newOpscore(t, shared)
 	done := make(chan error, 1)
-	go func() { done <- agent.Main(agent.Config{URL: c.url, ID: c.id, Version: "1"}, echo) }()
+	go func() {
+		done <- agent.Main(agent.Config{URL: c.url, ID: c.id, Log: slog.New(slog.DiscardHandler)}, echo)
+	}()
 	c.expectState(agent.StateIdle)
 	must(t, syscall.Kill(os.Getpid(), syscall.SIGTERM))
 	c.expectState(agent.StateDraining)

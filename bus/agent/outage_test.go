@@ -1,7 +1,10 @@
 package agent_test
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -196,5 +199,78 @@ func withUsers(o *server.Options) {
 		{Username: "agent", Password: "secret", Permissions: &server.Permissions{
 			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
 		}},
+	}
+}
+
+func TestAccess_DeniedPublishIsNamedInTheLog(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t, withUsers, func(o *server.Options) {
+		o.Users[1].Permissions.Publish = &server.SubjectPermission{Deny: []string{event.SubjectRegister}}
+	})
+	lines := make(lineWriter, 100)
+	newOpscore(t, s).start(echo, func(cfg *agent.Config) {
+		cfg.NATSOptions = append(cfg.NATSOptions, nats.UserInfo("agent", "secret"))
+		cfg.Log = slog.New(slog.NewTextHandler(lines, nil))
+	})
+	for { // the server does not answer such a message: the outbox says what the connection was told
+		line := wait(t, lines)
+		if strings.Contains(line, "repeating") && strings.Contains(line, "Permissions Violation for Publish") {
+			return
+		}
+	}
+}
+
+// lineWriter makes a channel of a log.
+type lineWriter chan string
+
+func (w lineWriter) Write(line []byte) (int, error) {
+	select {
+	case w <- string(line):
+	default:
+	}
+	return len(line), nil
+}
+
+func TestOutage_ConnectionIsClosedWhileRegistering(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t)
+	c := newOpscore(t, s)
+	js, err := jetstream.New(c.nc)
+	must(t, err)
+	must(t, js.DeleteStream(t.Context(), event.StreamAgent)) // so that nothing acknowledges the registration
+	nc, err := nats.Connect(s.ClientURL())
+	must(t, err)
+	p := c.start(echo, func(cfg *agent.Config) { cfg.Conn = nc })
+	c.next()
+	nc.Close()
+	if err := p.end(t); !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOutage_ServerComesBackWithALowerLimit(t *testing.T) {
+	t.Parallel()
+	o := serverOptions(t.TempDir())
+	s, err := startServer(o)
+	must(t, err)
+	c := newOpscore(t, s)
+	started, release := make(chan struct{}), make(chan struct{})
+	c.ready(func(context.Context, *agent.Task) (any, error) {
+		close(started)
+		<-release
+		return strings.Repeat("x", 500<<10), nil
+	})
+	c.accepted(task("a", 1))
+	wait(t, started)
+	stopServer(s)
+	close(release)
+	o.MaxPayload = 200 << 10
+	s, err = startServer(o)
+	must(t, err)
+	t.Cleanup(func() { stopServer(s) })
+	c.stored(event.StreamWork, event.VerbResult, 1)
+	r := c.last(event.StreamWork, event.VerbResult).(*event.Result)
+	if r.Status != event.StatusFailed || r.Error.Code != agent.CodeTooLarge || r.AttemptRef != ref("a", 1) {
+		t.Errorf("got %+v", r)
 	}
 }

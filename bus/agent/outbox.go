@@ -71,19 +71,14 @@ func newOutbox(nc *nats.Conn, log *slog.Logger) (*outbox, *nats.Subscription, er
 	return o, sub, err
 }
 
-// run repeats what is due until ctx ends, and everything after a reconnect: acknowledgements that were on their way are lost
-// with the connection.
+// run repeats what is due until ctx ends.
 func (o *outbox) run(ctx context.Context) {
-	connected := o.nc.StatusChanged(nats.CONNECTED)
-	defer o.nc.RemoveStatusListener(connected)
 	timer := time.NewTimer(ackWait)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-connected:
-			o.hurry()
 		case <-o.wake:
 		case <-timer.C:
 		}
@@ -112,20 +107,17 @@ func (o *outbox) post(m *message) (key string) {
 	return key
 }
 
-// repeat publishes a message once more: at once if it still waits for its acknowledgement, anew if it had been acknowledged.
+// repeat publishes a message once more, whether it still waits for its acknowledgement or not.
 func (o *outbox) repeat(m *message) {
 	o.mu.Lock()
-	p := o.pending[m.key]
-	waits := p != nil && p.message == m
-	if waits {
-		p.due = time.Now()
-	}
+	key := m.key
+	p := o.pending[key]
 	o.mu.Unlock()
-	if waits {
-		o.poke()
-		return
+	if p != nil && p.message == m {
+		o.publish(key, p)
+	} else {
+		o.post(m)
 	}
-	o.post(m)
 }
 
 // send publishes a message until a stream has it or ctx ends. After that it is not repeated: what a caller gave up must not
@@ -210,7 +202,7 @@ func (o *outbox) fail(key string, err error) {
 	if first {
 		o.log.Warn("message not stored yet, repeating it", "subject", p.subject, keyErr, err)
 	}
-	o.poke()
+	poke(o.wake)
 }
 
 // settle ends a message.
@@ -271,24 +263,18 @@ func (o *outbox) silence() error {
 	return errSilence
 }
 
-// hurry makes everything due.
+// hurry publishes everything again: after a reconnect, since acknowledgements on their way were lost with the connection.
 func (o *outbox) hurry() {
 	now := time.Now()
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	for _, p := range o.pending {
 		p.due, p.ack, p.wait = now, ackWait/2, retryMin // ack doubles when it is published
 		if p.fault == nil {
 			p.fault = nats.ErrDisconnected
 		}
 	}
-}
-
-func (o *outbox) poke() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
+	o.mu.Unlock()
+	poke(o.wake)
 }
 
 // empty returns a channel that is closed as soon as nothing waits for an acknowledgement.

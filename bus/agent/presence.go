@@ -36,9 +36,10 @@ type presence struct {
 	instance string
 	nc       *nats.Conn
 	out      *outbox
-	inbox    string      // for outcomes
-	leave    func(error) // ends the session when Ops-Core has refused it
-	doubt    chan struct{}
+	inbox    string        // for outcomes
+	leave    func(error)   // ends the session when Ops-Core has refused it
+	back     chan struct{} // the connection is up again
+	doubt    chan struct{} // another process may have taken over
 
 	// stating is held while a state is reported, so that states reach the stream in the order they were set.
 	stating chan struct{}
@@ -55,6 +56,7 @@ func newPresence(cfg *Config, token, instance string, nc *nats.Conn, out *outbox
 	p := &presence{
 		cfg: cfg, token: token, instance: instance, nc: nc, out: out, leave: leave,
 		inbox:   nc.NewInbox() + ".",
+		back:    make(chan struct{}, 1),
 		doubt:   make(chan struct{}, 1),
 		stating: make(chan struct{}, 1),
 		waiting: map[string]chan event.Outcome{},
@@ -65,27 +67,21 @@ func newPresence(cfg *Config, token, instance string, nc *nats.Conn, out *outbox
 
 // run keeps the registration true until ctx ends: it registers again after a reconnect, since the server may have lost what
 // it knew, and finds out whether another process has taken over when there are signs of it.
-func (p *presence) run(ctx context.Context, status <-chan nats.Status) {
+func (p *presence) run(ctx context.Context) {
 	var lastDoubt time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case s := <-status:
-			if s == nats.CLOSED {
-				p.leave(fmt.Errorf("agent %s: the connection was closed: %w", p.cfg.ID, closedBy(p.nc)))
-				return
+		case <-p.back:
+			if pause(ctx, rand.N(rejoinJitter)) == nil {
+				p.rejoin(ctx)
 			}
-			if pause(ctx, rand.N(rejoinJitter)) != nil {
-				return
-			}
-			p.rejoin(ctx)
 		case <-p.doubt:
-			if time.Since(lastDoubt) < doubtEvery {
-				continue
+			if time.Since(lastDoubt) >= doubtEvery {
+				lastDoubt = time.Now()
+				p.restate(ctx)
 			}
-			lastDoubt = time.Now()
-			p.restate(ctx)
 		}
 	}
 }
@@ -268,10 +264,16 @@ func refusal(verb event.Verb, err *event.Error) error {
 	return nil
 }
 
+// reconnected notes that the connection is up again.
+func (p *presence) reconnected() { poke(p.back) }
+
 // suspect notes a sign that another process has taken over. Only Ops-Core's answer to a state decides it.
-func (p *presence) suspect() {
+func (p *presence) suspect() { poke(p.doubt) }
+
+// poke wakes whoever reads a channel of capacity 1.
+func poke(ch chan<- struct{}) {
 	select {
-	case p.doubt <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }

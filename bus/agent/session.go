@@ -34,6 +34,8 @@ type session struct {
 // run has three parts that end one after the other: taking tasks ends with live, working ends with work, and the services
 // live until everything was reported or the drain time is over.
 func (s *session) run(ctx context.Context) error {
+	status := s.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
+	defer s.nc.RemoveStatusListener(status)
 	beyond := context.WithoutCancel(ctx)
 	service, stopServices := context.WithCancel(beyond)
 	var services sync.WaitGroup
@@ -55,8 +57,7 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	defer unsubscribe()
-	status := s.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
-	defer s.nc.RemoveStatusListener(status)
+	services.Go(func() { s.watch(service, status, leave) })
 	services.Go(func() { s.out.run(service) })
 	defer s.unsubscribe()
 	if err := s.join(live); err != nil {
@@ -67,10 +68,26 @@ func (s *session) run(ctx context.Context) error {
 		services.Go(func() { s.presence.beat(service, s.attempts.load) })
 	}
 	if err := s.open(live); err == nil {
-		s.presence.run(live, status)
+		s.presence.run(live)
 	}
 	s.session.Store(nil)
 	return s.drain(beyond, refused, interrupt)
+}
+
+// watch tells the others what becomes of the connection until ctx ends.
+func (s *session) watch(ctx context.Context, status <-chan nats.Status, leave func(error)) {
+	for !s.nc.IsClosed() {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-status:
+			if now == nats.CONNECTED {
+				s.out.hurry()
+				s.presence.reconnected()
+			}
+		}
+	}
+	leave(fmt.Errorf("agent %s: the connection was closed: %w", s.cfg.ID, closedBy(s.nc)))
 }
 
 // subscribeReplies makes the outbox and presence, which hear of the fate of messages on inboxes of their own.

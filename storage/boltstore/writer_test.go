@@ -118,6 +118,35 @@ func TestContextEndsWaiting(t *testing.T) {
 	}
 }
 
+// TestQueuedTxnIsACopy lets a caller give up and use his memory for something else before the writer's turn.
+func TestQueuedTxnIsACopy(t *testing.T) {
+	s := idleStore(t)
+	data := []byte("original")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- s.Commit(ctx, storage.Txn{
+			Rev:       "r.1",
+			If:        []storage.Cond{{Key: "a"}},
+			Put:       []storage.Put{{Key: "a", Data: data}},
+			LogAppend: []storage.Append{{Log: "l", Data: data, Cap: 1}},
+		})[0]
+	}()
+	queued := <-s.queue
+	cancel()
+	if err := <-done; !errors.Is(err, storage.ErrUnknown) {
+		t.Fatalf("got %v, want %v", err, storage.ErrUnknown)
+	}
+	copy(data, "reused!!")
+	s.apply([]*request{queued})
+	if docs, err := s.Get(t.Context(), "a"); err != nil || string(docs[0].Data) != "original" {
+		t.Errorf("document: %q, %v", docs, err)
+	}
+	if tail, err := s.Tail(t.Context(), "l", 1); err != nil || string(tail[0]) != "original" {
+		t.Errorf("log: %q, %v", tail, err)
+	}
+}
+
 func TestCloseEndsWaiting(t *testing.T) {
 	u := &url.URL{Scheme: "file", Path: filepath.Join(t.TempDir(), "opscore.db")}
 	s, err := Open(t.Context(), u)

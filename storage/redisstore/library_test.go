@@ -1,13 +1,17 @@
 package redisstore
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/opspawn/opscore/storage"
 	"github.com/opspawn/opscore/storage/storagetest"
 )
 
@@ -52,6 +56,53 @@ func TestMismatchedCallWritesNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestLibraryLoadedWhileAPipelineRan refuses the first of three Txns as if the library had come just after it. The
+// second is overwritten by the third at once, so a repeat of it would conflict, though it was applied.
+func TestLibraryLoadedWhileAPipelineRan(t *testing.T) {
+	u, err := url.Parse(storagetest.StartRedis(t).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	s.client.AddHook(&refuseFirst{})
+	txn := func(key storage.Key, rev, from storage.Rev) storage.Txn {
+		return storage.Txn{Rev: rev, If: []storage.Cond{{Key: key, Rev: from}}, Put: []storage.Put{{Key: key}}}
+	}
+	errs := s.Commit(t.Context(), txn("a", "r.1", ""), txn("b", "r.2", ""), txn("b", "r.3", "r.2"))
+	if err := errors.Join(errs...); err != nil {
+		t.Errorf("got %v", errs)
+	}
+	if docs, err := s.Get(t.Context(), "a", "b"); err != nil || docs[0].Rev != "r.1" || docs[1].Rev != "r.3" {
+		t.Errorf("%+v, %v", docs, err)
+	}
+}
+
+// refuseFirst answers the first command of the first pipeline for the server.
+type refuseFirst struct{ done bool }
+
+func (h *refuseFirst) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (h *refuseFirst) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h *refuseFirst) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if h.done {
+			return next(ctx, cmds)
+		}
+		h.done = true
+		cmds[0].SetErr(answer("ERR Function not found"))
+		return next(ctx, cmds[1:])
+	}
+}
+
+// answer is an error answer of the server.
+type answer string
+
+func (a answer) Error() string { return string(a) }
+func (answer) RedisError()     {}
 
 func TestVersionIsChecked(t *testing.T) {
 	for info, ok := range map[string]bool{

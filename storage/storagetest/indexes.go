@@ -124,17 +124,10 @@ var indexCases = []testCase{
 		}
 		f.index(ops("i", entries), nil)
 		var seen []storage.Entry
-		var cursor storage.Cursor
-		for {
-			page := f.page("i", cursor, 1, 7)
-			if len(page) == 0 {
-				break
-			}
+		f.pages("i", 7, len(entries), func(page []storage.Entry) {
 			seen = append(seen, page...)
-			last := page[len(page)-1]
-			cursor = storage.Cursor{Score: last.Score, Member: last.Member}
 			f.index(nil, ops("i", page))
-		}
+		})
 		same(f, "seen", seen, entries)
 		f.wantIndex("i")
 	}},
@@ -184,19 +177,25 @@ func (f *fixture) wantPages(index storage.Index, want []storage.Entry) {
 	f.Helper()
 	for _, limit := range []int{1 + len(want)/20, 7 + len(want)/10, len(want), len(want) + 1} {
 		var got []storage.Entry
-		var cursor storage.Cursor
-		for {
-			page := f.page(index, cursor, storage.MaxScore, limit)
-			if len(page) > limit {
-				f.Fatalf("a page of %d entries, the limit is %d", len(page), limit)
-			}
-			if len(page) == 0 {
-				break
-			}
-			got = append(got, page...)
-			last := page[len(page)-1]
-			cursor = storage.Cursor{Score: last.Score, Member: last.Member}
-		}
+		f.pages(index, limit, len(want), func(page []storage.Entry) { got = append(got, page...) })
 		same(f, fmt.Sprintf("index %s in pages of %d", index, limit), got, want)
+	}
+}
+
+// pages visits an index page by page, and fails the test if that brings more entries than most.
+func (f *fixture) pages(index storage.Index, limit, most int, visit func(page []storage.Entry)) {
+	f.Helper()
+	var cursor storage.Cursor
+	for n := 0; ; {
+		page := f.page(index, cursor, storage.MaxScore, limit)
+		if len(page) == 0 {
+			return
+		}
+		if n += len(page); len(page) > limit || n > most {
+			f.Fatalf("a page of %d entries, the limit is %d; %d entries so far, of %d", len(page), limit, n, most)
+		}
+		visit(page)
+		last := page[len(page)-1]
+		cursor = storage.Cursor{Score: last.Score, Member: last.Member}
 	}
 }

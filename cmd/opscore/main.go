@@ -1,0 +1,52 @@
+// Command opscore keeps a fleet of agents working: it runs the service and talks to one that runs.
+//
+// The commands agent, workflow and run are clients of the HTTP API under /api/v1. Data goes to stdout, everything else to
+// stderr, and the exit code says what became of the command; "opscore --help" lists the codes.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signalContext(context.Background())
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the program: it does what args say and returns the exit code. It ends early when ctx does.
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
+	root := newRoot(a)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !a.began {
+		err = usageIn(cmd, err)
+	}
+	return a.report(ctx, err)
+}
+
+// signalContext returns a context that ends at the first interrupt or termination signal, with a [signalError] as its cause. The second
+// signal ends the process at once. The returned function gives the signals back.
+func signalContext(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(signalError{s})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
+}

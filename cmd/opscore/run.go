@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// newRunCommand makes "opscore run".
+func newRunCommand(a *app) *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:     "run",
+		Aliases: []string{"runs"},
+		Short:   "Start, show and cancel runs of workflows",
+	})
+	cmd.AddCommand(newRunStart(a), newRunGet(a), newRunList(a), newRunCancel(a))
+	return cmd
+}
+
+// startOptions are the flags of "run start".
+type startOptions struct {
+	agent  string
+	input  string
+	labels []string
+	wait   bool
+}
+
+func newRunStart(a *app) *cobra.Command {
+	var o startOptions
+	cmd := &cobra.Command{
+		Use:   "start WORKFLOW",
+		Short: "Start a run of a workflow, and wait for its end if wanted",
+		Long: `Start a run of the latest version of a workflow.
+
+With --wait the command follows the run, prints it at its end, and exits with 7 unless it completed. --timeout then bounds
+the wait; the run itself goes on when the wait ends early.`,
+		Example: `  opscore run start report --input '{"week": 47}' --wait
+  opscore run start report --input @input.json --label team=sales`,
+		Args: one("a workflow"),
+		RunE: a.call(func(ctx context.Context, c *client, args []string) error { return a.startRun(ctx, c, args[0], &o) }),
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&o.agent, "agent", "", "`id` of the agent that gets the first task")
+	flags.StringVar(&o.input, "input", "", "input of the run: a JSON object, @FILE, or @- for standard input")
+	flags.StringArrayVar(&o.labels, "label", nil, "label `k=v` of the run; may be repeated")
+	flags.BoolVar(&o.wait, "wait", false, "wait for the end of the run")
+	return cmd
+}
+
+func newRunGet(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "get RUN",
+		Short: "Show a run, its tasks, and what they wait for",
+		Args:  one("a run"),
+		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
+			run, err := send[event.Run](ctx, c, request{method: http.MethodGet, path: apiRoute("runs", args[0])})
+			if err != nil {
+				return err
+			}
+			return a.print(run, func(p *sheet) { showRun(p, &run) })
+		}),
+	}
+}
+
+func newRunList(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the runs",
+		Args:  none,
+		RunE: a.call(func(ctx context.Context, c *client, _ []string) error {
+			head := []string{"RUN", "WORKFLOW", "STATE", "CREATED", "DURATION", "LABELS", "ERROR"}
+			return printList(a, pages[event.Run](ctx, c, apiRoute("runs")), head, runRow)
+		}),
+	}
+}
+
+func newRunCancel(a *app) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "cancel RUN",
+		Short: "Cancel a run",
+		Args:  one("a run"),
+		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
+			post := request{method: http.MethodPost, path: apiRoute("runs", args[0], "cancel"), key: uuid.NewString()}
+			post.body = event.RunCommand{Reason: reason}
+			ref, err := send[runRef](ctx, c, post)
+			if err != nil {
+				return err
+			}
+			return a.print(ref, ref.show)
+		}),
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for people")
+	return cmd
+}
+
+// startRequest is the body that starts a run.
+type startRequest struct {
+	WorkflowID string            `json:"workflowId"`
+	Input      event.Raw         `json:"input,omitzero"`
+	AgentID    string            `json:"agentId,omitzero"`
+	Labels     map[string]string `json:"labels,omitzero"`
+}
+
+// runRef is the answer to a command about a run.
+type runRef struct {
+	RunID           string         `json:"runId"`
+	WorkflowID      string         `json:"workflowId,omitzero"`
+	WorkflowVersion string         `json:"workflowVersion,omitzero"`
+	State           event.RunState `json:"state,omitzero"`
+}
+
+func (r *runRef) show(p *sheet) {
+	p.field("Run", text(r.RunID))
+	if r.WorkflowID != "" {
+		p.field("Workflow", text(nameVersion(r.WorkflowID, r.WorkflowVersion)))
+	}
+	p.field("State", state(r.State))
+}
+
+// startRun starts a run, and with --wait follows it to its end.
+func (a *app) startRun(ctx context.Context, c *client, workflowID string, o *startOptions) error {
+	body := startRequest{WorkflowID: workflowID, AgentID: o.agent}
+	var err error
+	if body.Input, err = a.runInput(o.input); err != nil {
+		return err
+	}
+	if body.Labels, err = parseLabels(o.labels); err != nil {
+		return err
+	}
+	post := request{method: http.MethodPost, path: apiRoute("runs"), body: body, key: uuid.NewString()}
+	ref, err := send[runRef](ctx, c, post)
+	if err != nil {
+		return err
+	}
+	if !o.wait {
+		return a.print(ref, ref.show)
+	}
+	run, ended := a.waitRun(ctx, c, ref)
+	if run != nil {
+		if err := a.print(run, func(p *sheet) { showRun(p, run) }); err != nil {
+			return err
+		}
+	}
+	return ended
+}
+
+// runInput reads the value of --input: JSON, @FILE or @-. It must be an object.
+func (a *app) runInput(value string) (event.Raw, error) {
+	if value == "" {
+		return nil, nil
+	}
+	name, raw := "--input", event.Raw(value)
+	if file, ok := strings.CutPrefix(value, "@"); ok {
+		source, content, err := a.readInput(file)
+		if err != nil {
+			return nil, err
+		}
+		name, raw = source, content
+	}
+	if err := raw.Compact(); err != nil {
+		return nil, usagef("%s is not JSON: %s", name, strings.TrimPrefix(err.Error(), "jsontext: "))
+	}
+	if raw.Kind() != '{' {
+		return nil, usagef("%s must be a JSON object, for example '{\"week\": 47}'", name)
+	}
+	return raw, nil
+}
+
+// parseLabels reads the values of --label.
+func parseLabels(list []string) (map[string]string, error) {
+	labels := make(map[string]string, len(list))
+	for _, l := range list {
+		k, v, ok := strings.Cut(l, "=")
+		if !ok || k == "" {
+			return nil, usagef("--label %q is not of the form k=v", l)
+		}
+		if old, dup := labels[k]; dup && old != v {
+			return nil, usagef("--label %s is given two values, %q and %q", k, old, v)
+		}
+		labels[k] = v
+	}
+	if len(labels) == 0 {
+		return nil, nil
+	}
+	return labels, nil
+}
+
+// nameVersion names a version of a workflow.
+func nameVersion(id, version string) string {
+	if version == "" {
+		return id
+	}
+	return fmt.Sprintf("%s (version %s)", id, version)
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/spf13/cobra"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/workflow"
+)
+
+// newWorkflowCommand makes "opscore workflow".
+func newWorkflowCommand(a *app) *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:     "workflow",
+		Aliases: []string{"workflows"},
+		Short:   "Store and show workflows",
+	})
+	cmd.AddCommand(newWorkflowApply(a), newWorkflowList(a), newWorkflowGet(a))
+	return cmd
+}
+
+func newWorkflowApply(a *app) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Check a workflow and store it as the latest version",
+		Long: `Check a workflow and store it as the latest version.
+
+FILE is JSON or YAML; "-" means standard input. Mistakes are listed with their lines, and then nothing is stored.
+Applying the same workflow again changes nothing.`,
+		Example: "  opscore workflow apply -f report.yaml",
+		Args:    none,
+		RunE: a.call(func(ctx context.Context, c *client, _ []string) error {
+			def, body, err := a.readDefinition(file)
+			if err != nil {
+				return err
+			}
+			put := request{method: http.MethodPut, path: apiRoute("workflows", def.ID), body: body}
+			applied, err := send[appliedWorkflow](ctx, c, put)
+			if err != nil {
+				return fmt.Errorf("%s was not applied: %w", file, err)
+			}
+			return a.print(applied, func(p *sheet) {
+				p.field("Workflow", text(applied.WorkflowID))
+				p.field("Version", text(applied.WorkflowVersion))
+				p.field("Tasks", text(fmt.Sprint(len(def.Tasks))))
+			})
+		}),
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "`file` with the workflow; - for standard input")
+	_ = cmd.MarkFlagRequired("file")
+	_ = cmd.MarkFlagFilename("file", "yaml", "yml", "json")
+	return cmd
+}
+
+func newWorkflowList(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the workflows in their latest version",
+		Args:  none,
+		RunE: a.call(func(ctx context.Context, c *client, _ []string) error {
+			head := []string{"WORKFLOW", "VERSION", "TASKS", "APPLIED", "NAME"}
+			return printList(a, pages[event.Definition](ctx, c, apiRoute("workflows")), head, workflowRow)
+		}),
+	}
+}
+
+func newWorkflowGet(a *app) *cobra.Command {
+	var version string
+	cmd := &cobra.Command{
+		Use:   "get ID",
+		Short: "Show a workflow and its tasks",
+		Args:  one("a workflow"),
+		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
+			get := request{method: http.MethodGet, path: apiRoute("workflows", args[0])}
+			if version != "" {
+				get.query = url.Values{"version": {version}}
+			}
+			def, err := send[event.Definition](ctx, c, get)
+			if err != nil {
+				return err
+			}
+			return a.print(def, func(p *sheet) { showWorkflow(p, &def) })
+		}),
+	}
+	cmd.Flags().StringVar(&version, "version", "", "`version` to show (default: the latest)")
+	return cmd
+}
+
+// appliedWorkflow is the answer to a definition that was applied.
+type appliedWorkflow struct {
+	WorkflowID      string `json:"workflowId"`
+	WorkflowVersion string `json:"workflowVersion"`
+}
+
+// readDefinition reads a definition and checks it, and also returns it as JSON. It prints the mistakes it finds, with their lines.
+func (a *app) readDefinition(file string) (*workflow.Definition, event.Raw, error) {
+	name, source, err := a.readInput(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := documents(source); n > 1 {
+		return nil, nil, fmt.Errorf("%s holds %d documents; a file holds one workflow", name, n)
+	}
+	def, err := workflow.ParseFile(source)
+	var problems workflow.Problems
+	if errors.As(err, &problems) {
+		a.printProblems(name, source, problems)
+		return nil, nil, fmt.Errorf("%s was not applied: %s", name, count(len(problems), "mistake"))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s was not applied: %w", name, err)
+	}
+	body, err := definitionJSON(source)
+	return def, body, err
+}
+
+// readInput reads a file, or standard input for "-", and returns how to call it.
+func (a *app) readInput(file string) (name string, content []byte, err error) {
+	if file == "-" {
+		name = "stdin"
+		content, err = io.ReadAll(a.stdin)
+	} else {
+		name = file
+		content, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return name, nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return name, content, nil
+}
+
+// definitionJSON returns a definition that was found right as JSON. JSON stays as it was written, so that its version is the one others compute.
+func definitionJSON(source []byte) (event.Raw, error) {
+	if raw := event.Raw(source); raw.IsValid() {
+		return raw, nil
+	}
+	raw, err := yaml.YAMLToJSON(source)
+	if err != nil {
+		return nil, fmt.Errorf("turn YAML into JSON: %w", err)
+	}
+	return event.Raw(raw), nil
+}
+
+// documents counts the documents of a YAML file, 0 if it is none.
+func documents(source []byte) int {
+	file, err := parser.ParseBytes(source, 0)
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, d := range file.Docs {
+		if d.Body != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// printProblems writes each mistake to stderr as FILE:LINE: text, followed by that line.
+func (a *app) printProblems(name string, source []byte, problems workflow.Problems) {
+	lines := strings.Split(string(source), "\n")
+	s := a.style(a.stderr)
+	for _, p := range problems {
+		if p.Line < 1 || p.Line > len(lines) {
+			fmt.Fprintf(a.stderr, "%s: %s\n", name, printable(p.Text))
+			continue
+		}
+		line := strings.ReplaceAll(lines[p.Line-1], "\t", "    ")
+		indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
+		excerpt := s.paint(fmt.Sprintf("%5d | ", p.Line), colorFaint) + indent + printable(line)
+		fmt.Fprintf(a.stderr, "%s:%d: %s\n%s\n", name, p.Line, printable(p.Text), excerpt)
+	}
+}
+
+// workflowRow is a row of the list of workflows.
+func workflowRow(s style, d event.Definition) []cell {
+	return []cell{text(d.WorkflowID), text(d.WorkflowVersion), text(fmt.Sprint(d.Tasks)), s.time(d.AppliedAt), text(d.Name)}
+}
+
+// showWorkflow shows a definition and its tasks.
+func showWorkflow(p *sheet, d *event.Definition) {
+	p.field("Workflow", text(d.WorkflowID))
+	p.field("Version", text(d.WorkflowVersion))
+	p.optional("Name", d.Name)
+	p.field("Applied", p.time(d.AppliedAt))
+	def, err := workflow.Decode(d.Definition)
+	if err != nil {
+		p.field("Tasks", text(fmt.Sprint(d.Tasks)))
+		return
+	}
+	p.optional("Description", def.Description)
+	rows := make([][]cell, len(def.Tasks))
+	for i, t := range def.Tasks {
+		next := ""
+		if t.NextTaskID != nil {
+			next = *t.NextTaskID
+		}
+		rows[i] = []cell{text(t.TaskID), text(t.AgentCapability), text(t.AgentID), text(next), text(t.Name)}
+	}
+	p.section("Tasks")
+	p.rows(newTable("TASK", "CAPABILITY", "AGENT", "NEXT", "NAME"), rows, true)
+}
+
+// count says how many things there are.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
