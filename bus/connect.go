@@ -278,10 +278,10 @@ func redact(urls string) string {
 	for i, p := range parts {
 		p = strings.TrimSpace(p)
 		if u, err := url.Parse(p); err == nil && u.User != nil {
-			u.User = url.User("***")
+			u.User = url.User("xxxxx") // as net/url itself redacts
 			p = u.String()
 		} else if at := strings.LastIndexByte(p, '@'); at >= 0 {
-			p = "***" + p[at:]
+			p = "xxxxx" + p[at:]
 		}
 		parts[i] = p
 	}

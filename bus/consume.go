@@ -64,7 +64,6 @@ type Consumer struct {
 	cfg     ConsumerConfig
 	log     *slog.Logger
 	seed    maphash.Seed
-	reads   subjectSet // what of the durable is for the handler
 	workers []*worker
 	kick    chan struct{} // something changed that may let the puller go on, or stop it
 
@@ -106,12 +105,11 @@ func (c *Conn) NewConsumer(cfg ConsumerConfig) (*Consumer, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	consumer := &Consumer{
-		conn:  c,
-		cfg:   cfg,
-		log:   cfg.Log.With("stream", cfg.Stream, "consumer", cfg.Durable),
-		seed:  maphash.MakeSeed(),
-		reads: readBy(cfg.Stream, cfg.Durable),
-		kick:  make(chan struct{}, 1),
+		conn: c,
+		cfg:  cfg,
+		log:  cfg.Log.With("stream", cfg.Stream, "consumer", cfg.Durable),
+		seed: maphash.MakeSeed(),
+		kick: make(chan struct{}, 1),
 	}
 	consumer.changed.L = &consumer.mu
 	for range cfg.Workers {

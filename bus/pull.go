@@ -150,11 +150,6 @@ func (p *puller) receive(msg *nats.Msg) {
 	}
 	now := time.Now()
 	c := p.c
-	if !c.reads.has(msg.Subject) {
-		p.arrived(now, 0, 0)
-		_ = c.conn.nc.Publish(msg.Reply, nil)
-		return
-	}
 	m := &Msg{
 		Subject:   msg.Subject,
 		Header:    msg.Header,

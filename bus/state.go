@@ -9,8 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/opspawn/opscore/bus/event"
 )
 
 // StreamState is what a stream says of itself. LastSeq is 0 for a stream that never held a message; FirstSeq is above LastSeq
@@ -76,9 +74,6 @@ func (c *Conn) AckFloor(ctx context.Context, stream string) (uint64, error) {
 func (c *Conn) IntakeTime(ctx context.Context, now time.Time) (time.Time, error) {
 	at := now
 	for _, d := range consumers() {
-		if d.config.Durable == event.ConsumerCommand {
-			continue // commands about agents free nobody's lease
-		}
 		next, found, err := c.oldestOpen(ctx, d)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("bus: intake time: %w", err)
@@ -92,39 +87,14 @@ func (c *Conn) IntakeTime(ctx context.Context, now time.Time) (time.Time, error)
 
 // oldestOpen returns the oldest stored message that a durable has yet to see acknowledged, and false if there is none.
 //
-// It asks the stream for the first message after the ack floor that the durable reads. The durable's own count of pending messages
-// would be cheaper but lags: a message is stored, and its publisher answered, before the consumer counts it. And its ack
-// floor alone would be too low by any number of messages that it does not read.
+// It asks the stream for the first message after the ack floor. The durable's own count of pending messages would be cheaper but
+// lags: a message is stored, and its publisher answered, before the consumer counts it.
 func (c *Conn) oldestOpen(ctx context.Context, d durable) (storedMessage, bool, error) {
 	info, err := c.js.Consumer(ctx, d.stream, d.config.Durable)
 	if err != nil {
 		return storedMessage{}, false, fmt.Errorf("consumer %s: %w", d.config.Durable, err)
 	}
-	after := info.CachedInfo().AckFloor.Stream + 1
-	first, found, err := c.storedMessage(ctx, d.stream, messageQuery{Seq: after, NextFor: ">"})
-	if err != nil || !found || readBy(d.stream, d.config.Durable).has(first.Subject) {
-		return first, found, err
-	}
-	// Rare: the next message is of another durable. Look for the next one of each subject of ours.
-	found = false
-	for _, filter := range d.reads {
-		// The last one is found at once; looking for a next one where there is none walks over all that follows.
-		last, ok, err := c.storedMessage(ctx, d.stream, messageQuery{LastFor: filter})
-		if err != nil {
-			return storedMessage{}, false, err
-		}
-		if !ok || last.Seq < after {
-			continue
-		}
-		m, ok, err := c.storedMessage(ctx, d.stream, messageQuery{Seq: after, NextFor: filter})
-		if err != nil {
-			return storedMessage{}, false, err
-		}
-		if ok && (!found || m.Seq < first.Seq) {
-			first, found = m, true
-		}
-	}
-	return first, found, nil
+	return c.storedMessage(ctx, d.stream, messageQuery{Seq: info.CachedInfo().AckFloor.Stream + 1, NextFor: ">"})
 }
 
 // messageQuery asks for the message at Seq, with NextFor for the first one at or after it whose subject matches, or with LastFor alone

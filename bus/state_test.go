@@ -83,44 +83,8 @@ func TestAckFloorAndIntakeTime(t *testing.T) {
 	wantFloor(t, c, "the first acknowledged", event.StreamWork, 3)
 	wantIntake(t, c, "the first acknowledged", 4)
 	ack(t, m[3])
-	// The command durable has seen nothing, and there is nothing for it.
 	wantFloor(t, c, "all acknowledged", event.StreamWork, 5)
 	wantIntake(t, c, "all acknowledged", 0)
-
-	publish(t, c, commandMsg(event.KindAgentCordon, "a", "")) // 6, for command and, unread, for workflow
-	publishMany(t, c, 2)                                      // 7 and 8
-	ack(t, fetch(t, c, event.StreamWork, event.ConsumerWorkflow, 3)...)
-	wantFloor(t, c, "a command is open", event.StreamWork, 5)
-	wantIntake(t, c, "commands about agents do not count", 0)
-	ack(t, fetch(t, c, event.StreamWork, event.ConsumerCommand, 1)...)
-	wantFloor(t, c, "the command is acknowledged", event.StreamWork, 8)
-	publish(t, c, commandMsg(event.KindAgentDrain, "a", "")) // 9
-	wantFloor(t, c, "far behind its last command", event.StreamWork, 8)
-}
-
-// A durable whose filter the operator made, or an earlier version, is answered for as precisely.
-func TestAckFloorOfAFilteredWorkflowDurable(t *testing.T) {
-	c := bustest.Conn(t)
-	ctx := testContext(t)
-	if err := c.JS().DeleteConsumer(ctx, event.StreamWork, event.ConsumerWorkflow); err != nil {
-		t.Fatal(err)
-	}
-	_, err := c.JS().CreateConsumer(ctx, event.StreamWork, jetstream.ConsumerConfig{
-		Durable: event.ConsumerWorkflow, AckPolicy: jetstream.AckExplicitPolicy, FilterSubjects: event.FilterWorkflow(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	publishMany(t, c, 1)
-	publish(t, c, commandMsg(event.KindAgentCordon, "a", ""))
-	publish(t, c, commandMsg(event.KindAgentCordon, "b", ""))
-	ack(t, fetch(t, c, event.StreamWork, event.ConsumerWorkflow, 1)...)
-	ack(t, fetch(t, c, event.StreamWork, event.ConsumerCommand, 2)...)
-	wantFloor(t, c, "the last messages are not for workflow", event.StreamWork, 3)
-	wantIntake(t, c, "the last messages are not for workflow", 0)
-	publishMany(t, c, 1)
-	wantFloor(t, c, "one more", event.StreamWork, 3)
-	wantIntake(t, c, "one more", 4)
 }
 
 // The floor read while messages are published and acknowledged must never reach one that a handler has in its hands.

@@ -92,18 +92,15 @@ func (c *Conn) anyMissing(ctx context.Context, cfg StreamConfig) (bool, error) {
 
 // streams lists the four streams, the sizes multiplied by factor.
 func (cfg StreamConfig) streams(factor float64) []jetstream.StreamConfig {
-	work := append(event.FilterWorkflow(), event.FilterCommand()...)
 	streams := []jetstream.StreamConfig{
 		{
 			// A full stream refuses, so that the last word of a silent agent is never evicted for the chatter of another.
-			Name: event.StreamAgent, Subjects: []string{event.SubjectRegister, event.SubjectDeregister, event.SubjectState},
+			Name: event.StreamAgent, Subjects: event.AgentSubjects(),
 			MaxBytes: orDefault(cfg.AgentBytes, DefaultAgentBytes), Discard: jetstream.DiscardNew, MaxMsgsPerSubject: agentHistory,
 			Description: "what agents say of themselves",
 		},
 		{
-			// The subjects are listed one by one: a command of an unknown kind is then refused when it is published, not
-			// stored where no consumer reads it.
-			Name: event.StreamWork, Subjects: work,
+			Name: event.StreamWork, Subjects: event.WorkSubjects(),
 			MaxBytes: orDefault(cfg.WorkBytes, DefaultWorkBytes), Discard: jetstream.DiscardNew,
 			Description: "results of tasks and commands",
 		},
@@ -133,19 +130,14 @@ func (cfg StreamConfig) streams(factor float64) []jetstream.StreamConfig {
 type durable struct {
 	stream string
 	config jetstream.ConsumerConfig
-	reads  []string // subjects it is for; nil: all of the stream
 }
 
-// consumers lists the three durables. The server filters only for the one that reads almost nothing: it finds the next message of a
-// filtered consumer by walking over all subjects of a block, which with 10,000 agents leaves 600 messages a second of 150,000.
-// What the workflow durable gets and is not for it, a few commands about agents, [Consumer] acknowledges unseen.
+// consumers lists the durables, one for each intake stream. They have no filters: the server finds the next message of a filtered consumer by
+// walking over all subjects of a block, which with 10,000 agents leaves 600 messages a second of 150,000.
 func consumers() []durable {
 	list := []durable{
 		{stream: event.StreamAgent, config: jetstream.ConsumerConfig{Durable: event.ConsumerLifecycle}},
-		{stream: event.StreamWork, config: jetstream.ConsumerConfig{Durable: event.ConsumerWorkflow}, reads: event.FilterWorkflow()},
-		{stream: event.StreamWork, config: jetstream.ConsumerConfig{
-			Durable: event.ConsumerCommand, FilterSubjects: event.FilterCommand(),
-		}, reads: event.FilterCommand()},
+		{stream: event.StreamWork, config: jetstream.ConsumerConfig{Durable: event.ConsumerWorkflow}},
 	}
 	for i := range list {
 		c := &list[i].config
@@ -156,32 +148,6 @@ func consumers() []durable {
 		c.MaxAckPending = MaxAckPending
 	}
 	return list
-}
-
-// subjectSet answers quickly whether a subject is one of a list of patterns that end in one wildcard.
-type subjectSet map[string]struct{}
-
-// readBy returns the subjects a durable is for, nil for all.
-func readBy(stream, name string) subjectSet {
-	for _, d := range consumers() {
-		if d.stream != stream || d.config.Durable != name || d.reads == nil {
-			continue
-		}
-		set := make(subjectSet)
-		for _, pattern := range d.reads {
-			set[strings.TrimSuffix(pattern, "*")] = struct{}{}
-		}
-		return set
-	}
-	return nil
-}
-
-func (s subjectSet) has(subject string) bool {
-	if s == nil {
-		return true
-	}
-	_, ok := s[subject[:strings.LastIndexByte(subject, '.')+1]]
-	return ok
 }
 
 // scale returns what the sizes must be multiplied with to fit into half of what JetStream may use.

@@ -52,7 +52,6 @@ func TestConsumerSettings(t *testing.T) {
 	}{
 		{event.StreamAgent, event.ConsumerLifecycle, 0},
 		{event.StreamWork, event.ConsumerWorkflow, 0},
-		{event.StreamWork, event.ConsumerCommand, len(event.FilterCommand())},
 	} {
 		d, err := c.JS().Consumer(testContext(t), tc.stream, tc.durable)
 		if err != nil {

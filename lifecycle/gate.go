@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -87,6 +88,8 @@ func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 		e := &r.Reg.Event
 		g.Slots = max(e.Slots, event.DefaultSlots)
 		g.Caps, g.Version, g.Labels, g.Delivery = e.Capabilities, e.Version, e.Labels, e.Delivery
+	} else {
+		g.Slots, g.Caps, g.Version, g.Labels, g.Delivery = 0, nil, "", nil, ""
 	}
 	g.Instance = r.Instance.ID
 	g.hear(r.Current())
@@ -99,8 +102,8 @@ func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 	return !g.same(&before), handBack && before.Instance != g.Instance
 }
 
-// hear opens or closes the gate by what the agent last said. While we hold an attempt on it, rest and working words do not
-// gate; and a working word from before the last result was taken in is about work that is over.
+// hear opens or closes the gate by what the agent last said, and by nothing it said before. A working word does not close it
+// while we hold an attempt on it, nor when it is from before the last result was taken in: it is about work that is known, or over.
 func (g *Gate) hear(p *Report) {
 	if p == nil {
 		g.Word, g.Open = "", false
@@ -111,9 +114,7 @@ func (g *Gate) hear(p *Report) {
 	case isRest(p.State):
 		g.Open = true
 	case isWorking(p.State):
-		if len(g.Held) == 0 && p.Mark.At.After(g.Released) {
-			g.Open = false
-		}
+		g.Open = len(g.Held) > 0 || !p.Mark.At.After(g.Released)
 	default:
 		g.Open = false
 	}
@@ -122,19 +123,7 @@ func (g *Gate) hear(p *Report) {
 func (g *Gate) same(o *Gate) bool {
 	return g.Registered == o.Registered && g.Instance == o.Instance && g.Slots == o.Slots && g.Version == o.Version &&
 		g.Delivery == o.Delivery && g.Cordoned == o.Cordoned && g.Open == o.Open && g.Silent == o.Silent &&
-		(g.Open || g.Word == o.Word) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && equalLabels(g.Labels, o.Labels)
-}
-
-func equalLabels(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || w != v {
-			return false
-		}
-	}
-	return true
+		(g.Open || g.Word == o.Word) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels)
 }
 
 // Take holds a slot for an attempt. Taking it again changes nothing.

@@ -34,11 +34,8 @@ type Epoch struct {
 	At time.Time `json:"at"`
 }
 
-// consumers lists the durables of each stream.
-var consumers = map[string][]string{
-	event.StreamAgent: {event.ConsumerLifecycle},
-	event.StreamWork:  {event.ConsumerWorkflow, event.ConsumerCommand},
-}
+// durables names the consumer of each stream.
+var durables = map[string]string{event.StreamAgent: event.ConsumerLifecycle, event.StreamWork: event.ConsumerWorkflow}
 
 // Keeper writes the position of each stream into the store, notices when the store comes back empty or older than it was, and
 // heals it: the consumers are set back to the store's position, and dispatch stays off until they have passed the
@@ -214,9 +211,9 @@ func (k *Keeper) regressed(ctx context.Context, views []*streamView, stored Epoc
 			return "the store came back older: healing"
 		case k.seen[v.name] == 0 && v.doc.Rev == "" && v.floor > 0:
 			return "the store is empty but the streams were read before: healing"
-		case k.seen[v.name] == 0 && v.pos.Seq < v.floor:
-			at, there, err := k.bus.MessageTime(ctx, v.name, v.floor)
-			if err != nil || !there || at.Sub(v.pos.At) > quietGap {
+		case k.seen[v.name] == 0 && v.doc.Rev != "":
+			// A process that starts takes back what is behind the position: what a killed one held comes again at once.
+			if gap, err := k.gap(ctx, v); err != nil || gap > quietGap {
 				return "the store is behind the streams: healing"
 			}
 			if err := k.setBack(ctx, v); err != nil {
@@ -225,6 +222,19 @@ func (k *Keeper) regressed(ctx context.Context, views []*streamView, stored Epoc
 		}
 	}
 	return ""
+}
+
+// gap is how long, by stream time, the acknowledged messages behind the store's position were coming in.
+func (k *Keeper) gap(ctx context.Context, v *streamView) (time.Duration, error) {
+	first, ok, err := k.bus.MessageTime(ctx, v.name, max(v.pos.Seq+1, v.state.FirstSeq))
+	if err != nil || !ok {
+		return 0, err // evicted or purged: it cannot be replayed either way
+	}
+	last, ok, err := k.bus.MessageTime(ctx, v.name, v.floor)
+	if err != nil || !ok {
+		return 0, err
+	}
+	return last.Sub(first), nil
 }
 
 // checkStream raises the alarm when a stream lost messages that the store has taken in. Its consumers start again at what is left; documents
@@ -246,10 +256,8 @@ func (k *Keeper) checkStream(ctx context.Context, v *streamView) error {
 // setBack makes the consumers of a stream deliver again what is behind the store's position.
 func (k *Keeper) setBack(ctx context.Context, v *streamView) error {
 	next := max(v.pos.Seq+1, v.state.FirstSeq, 1)
-	for _, durable := range consumers[v.name] {
-		if err := k.bus.ResetConsumer(ctx, v.name, durable, next); err != nil {
-			return fmt.Errorf("set back consumer %s: %w", durable, err)
-		}
+	if err := k.bus.ResetConsumer(ctx, v.name, durables[v.name], next); err != nil {
+		return fmt.Errorf("set back consumer %s: %w", durables[v.name], err)
 	}
 	v.floor = min(v.floor, next-1)
 	return nil
@@ -282,12 +290,18 @@ func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage
 	}
 	k.forget()
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.epoch = raised
 	k.checked = true
 	for _, v := range views {
 		k.targets[v.name] = v.state.LastSeq
 		k.seen[v.name] = v.pos.N
+		v.pos.Created = v.state.Created
+	}
+	k.mu.Unlock()
+	for _, v := range views { // so that the next look finds a position, and one that has grown
+		if err := k.writeOne(ctx, v); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ const (
 )
 
 // Mark is a place in a stream: the fence of a field group. Era counts the confirmed rollbacks of the stream that this
-// record has lived through; within one era the sequence orders, and no clock ever does.
+// record has lived through; within one era the sequence orders alone.
 type Mark struct {
 	Era uint64    `json:"era,omitzero"`
 	Seq uint64    `json:"seq"`
@@ -33,10 +33,13 @@ func (m Mark) Before(n Mark) bool {
 }
 
 // Record is what the level events of one agent amount to: of each field group the newest event, and no more.
+//
+// Its slices are never changed, only replaced: a copy of a Record may be kept, and read, while the Record goes on.
 type Record struct {
 	Version  uint64        `json:"v"` // change count
 	Era      uint64        `json:"era,omitzero"`
-	Top      Mark          `json:"top"` // highest event taken in; At is the highest stream timestamp seen
+	EraAt    time.Time     `json:"eraAt,omitzero"` // highest stream timestamp of the eras before
+	Top      Mark          `json:"top"`            // highest event taken in; At is the highest stream timestamp seen
 	Reg      *Registration `json:"reg,omitzero"`
 	Firsts   []Mark        `json:"firsts,omitzero"` // oldest registrations behind Dereg, in order
 	Instance InstanceMark  `json:"inst,omitzero"`
@@ -88,9 +91,21 @@ func (r *Record) Registered() bool { return r.Reg != nil }
 
 // Apply takes in one level event at its place in the stream. It never looks at a clock or at the order of calls: any
 // permutation of the same events gives the same record. The verdict Suspect leaves the record unchanged; the caller asks
-// the stream and, if it confirms that it was rolled back, calls [Record.Rollback] and then Apply again.
+// the stream. If it confirms that it was rolled back, the caller calls [Record.Rollback] and then Apply again, and
+// otherwise [Record.ApplyLate].
 func (r *Record) Apply(e event.Event, at Mark) Verdict {
-	at.Era = r.Era
+	at = r.place(at)
+	if !r.Top.Before(at) && at.At.After(r.Top.At) {
+		return Suspect
+	}
+	return r.apply(e, at)
+}
+
+// ApplyLate takes in an event that was Suspect when the stream was not rolled back: the stream's clock was set back, and the event
+// is late.
+func (r *Record) ApplyLate(e event.Event, at Mark) Verdict { return r.apply(e, r.place(at)) }
+
+func (r *Record) apply(e event.Event, at Mark) Verdict {
 	var changed bool
 	switch e := e.(type) {
 	case *event.Register:
@@ -101,9 +116,6 @@ func (r *Record) Apply(e event.Event, at Mark) Verdict {
 		changed = r.report(e, at)
 	}
 	if !changed {
-		if at.At.After(r.Top.At) && !r.Top.Before(at) && at.Seq != r.Top.Seq {
-			return Suspect
-		}
 		return Old
 	}
 	r.rise(at)
@@ -111,9 +123,9 @@ func (r *Record) Apply(e event.Event, at Mark) Verdict {
 	return Applied
 }
 
-// ApplyCommand takes in one cordon command at its place in the stream of commands.
+// ApplyCommand takes in one cordon command at its place in the stream of commands, whose sequences have nothing to do with
+// those of the events.
 func (r *Record) ApplyCommand(e *event.AgentCommand, at Mark) Verdict {
-	at.Era = r.Era
 	if r.Cordon.Mark.Seq != 0 && !r.Cordon.Mark.Before(at) {
 		return Old
 	}
@@ -122,10 +134,21 @@ func (r *Record) ApplyCommand(e *event.AgentCommand, at Mark) Verdict {
 	return Applied
 }
 
-// Rollback opens a new era: the stream has lost its tail, and its sequences are used again.
+// Rollback opens a new era: the stream has lost its tail, and its sequences are used again. What is left of the time before keeps its place
+// when it is delivered again.
 func (r *Record) Rollback() {
 	r.Era++
+	r.EraAt = r.Top.At
 	r.Top = Mark{Era: r.Era, At: r.Top.At}
+}
+
+// place gives a mark its era: a message that is not newer than the end of the era before belongs to that.
+func (r *Record) place(at Mark) Mark {
+	at.Era = r.Era
+	if r.Era > 0 && !at.At.After(r.EraAt) {
+		at.Era--
+	}
+	return at
 }
 
 func (r *Record) rise(at Mark) {
@@ -163,10 +186,8 @@ func (r *Record) addFirst(at Mark) bool {
 	if found || i >= maxFirsts {
 		return false
 	}
-	r.Firsts = slices.Insert(r.Firsts, i, at)
-	if len(r.Firsts) > maxFirsts {
-		r.Firsts = r.Firsts[:maxFirsts]
-	}
+	firsts := slices.Insert(slices.Clone(r.Firsts), i, at)
+	r.Firsts = firsts[:min(len(firsts), maxFirsts)]
 	return true
 }
 
@@ -191,8 +212,8 @@ func (r *Record) deregister(at Mark) bool {
 	if r.Instance.ID != "" && r.voided(r.Instance.Mark) {
 		r.Instance = InstanceMark{}
 	}
-	r.Firsts = slices.DeleteFunc(r.Firsts, r.voided)
-	r.Reports = slices.DeleteFunc(r.Reports, func(p Report) bool { return r.voided(p.Mark) })
+	r.Firsts = slices.DeleteFunc(slices.Clone(r.Firsts), r.voided)
+	r.Reports = slices.DeleteFunc(slices.Clone(r.Reports), func(p Report) bool { return r.voided(p.Mark) })
 	return true
 }
 
@@ -201,41 +222,41 @@ func (r *Record) report(e *event.State, at Mark) bool {
 		return false
 	}
 	p := Report{Mark: at, Instance: e.Instance, State: e.State, Timestamp: e.Timestamp, Details: e.Details}
-	for i, known := range r.Reports {
+	reports := slices.Clone(r.Reports)
+	for i, known := range reports {
 		if known.Instance == p.Instance {
 			if !known.Mark.Before(at) {
 				return false
 			}
-			r.Reports = slices.Delete(r.Reports, i, i+1)
+			reports = slices.Delete(reports, i, i+1)
 			break
 		}
 	}
-	i, _ := slices.BinarySearchFunc(r.Reports, p, func(a, b Report) int { return compareMarks(b.Mark, a.Mark) })
+	i, _ := slices.BinarySearchFunc(reports, p, func(a, b Report) int { return compareMarks(b.Mark, a.Mark) })
 	if i >= maxReports {
 		return false
 	}
-	r.Reports = slices.Insert(r.Reports, i, p)
-	if len(r.Reports) > maxReports {
-		r.Reports = r.Reports[:maxReports]
-	}
+	reports = slices.Insert(reports, i, p)
+	r.Reports = reports[:min(len(reports), maxReports)]
 	return true
 }
 
 // Stale reports whether an event of this instance at this place was said by a process that another one had replaced.
 func (r *Record) Stale(instance string, at Mark) bool {
-	at.Era = r.Era
+	at = r.place(at)
 	return instance != "" && r.Instance.ID != "" && instance != r.Instance.ID && r.Instance.Mark.Before(at)
 }
 
-// Current returns the report that counts: the newest one that no newer process, and no wait of more than
-// EarlyReportTTL for its registration, has made void. It returns nil when there is none: the agent's state is UNKNOWN.
+// Current returns the report that counts: the newest one that is not of another process than the one that registered last, and
+// did not wait for its registration for more than EarlyReportTTL. It returns nil when there is none: the agent's state is
+// UNKNOWN.
 func (r *Record) Current() *Report {
 	if !r.Registered() {
 		return nil
 	}
 	for i := range r.Reports {
 		p := &r.Reports[i]
-		if r.Stale(p.Instance, p.Mark) {
+		if p.Instance != "" && r.Instance.ID != "" && p.Instance != r.Instance.ID {
 			continue
 		}
 		if len(r.Firsts) > 0 && p.Mark.Before(r.Firsts[0]) && r.Firsts[0].At.Sub(p.Mark.At) > EarlyReportTTL {

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,18 +65,15 @@ func New(cfg Config) *Service {
 
 // Run consumes the events of agents, and the commands about them, until ctx ends and all its goroutines are gone.
 func (s *Service) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, c := range []bus.ConsumerConfig{
-		{Stream: event.StreamAgent, Durable: event.ConsumerLifecycle, Workers: 2},
-		{Stream: event.StreamWork, Durable: event.ConsumerCommand, Workers: 1},
-	} {
-		c.Handler, c.Log, c.Crash = s.Handle, s.cfg.Log, s.cfg.Crash
-		consumer, err := s.cfg.Bus.NewConsumer(c)
-		if err != nil {
-			return fmt.Errorf("consume %s: %w", c.Stream, err)
-		}
-		g.Go(func() error { return consumer.Run(ctx) })
+	consumer, err := s.cfg.Bus.NewConsumer(bus.ConsumerConfig{
+		Stream: event.StreamAgent, Durable: event.ConsumerLifecycle, Workers: 2,
+		Handler: s.Handle, Log: s.cfg.Log, Crash: s.cfg.Crash,
+	})
+	if err != nil {
+		return fmt.Errorf("consume %s: %w", event.StreamAgent, err)
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return s.sweepEarly(ctx) })
 	return g.Wait()
 }
@@ -347,12 +345,7 @@ func (s *Service) Sweep(ctx context.Context, now time.Time) (int, error) {
 	return removed, nil
 }
 
-// sortItems puts the messages of one agent in stream order, streams apart: redeliveries may come in any order.
+// sortItems puts the messages of one agent in stream order: redeliveries may come in any order.
 func sortItems(items []item) {
-	slices.SortStableFunc(items, func(a, b item) int {
-		if a.msg.Stream != b.msg.Stream {
-			return 0
-		}
-		return int(int64(a.mark.Seq) - int64(b.mark.Seq))
-	})
+	slices.SortStableFunc(items, func(a, b item) int { return cmp.Compare(a.mark.Seq, b.mark.Seq) })
 }

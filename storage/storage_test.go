@@ -27,7 +27,7 @@ func TestDriversAgree(t *testing.T) {
 		storagetest.Subject{
 			Name: "redis",
 			Open: func(t *testing.T) storage.Store {
-				store := open(t, "redis://"+proxy.Addr())
+				store := open(t, "redis://"+proxy.Addr()+"?timeout=1m") // a busy disk can hold Redis up for seconds
 				// From now on a connection stands: the replies to come are those of pipelines, not of a handshake.
 				removal := storage.Txn{IndexRemove: []storage.IndexOp{{Index: "none", Member: "m"}}}
 				if err := store.Commit(t.Context(), removal)[0]; err != nil {
@@ -42,7 +42,7 @@ func TestDriversAgree(t *testing.T) {
 				proxy.LoseNextReply()
 				errs := store.Commit(t.Context(), txns...)
 				if lost++; proxy.Lost() != lost {
-					t.Fatalf("%d replies were lost, want %d", proxy.Lost(), lost)
+					t.Fatalf("%d replies were lost, want %d; the answers: %v", proxy.Lost(), lost, errs)
 				}
 				return errs
 			},
@@ -106,8 +106,10 @@ func TestCheckRefusesBrokenRules(t *testing.T) {
 		"no log":                   func(t *storage.Txn) { t.LogAppend = []storage.Append{{Cap: 1}} },
 		"no index":                 func(t *storage.Txn) { t.IndexAdd = []storage.IndexOp{{Member: "m"}} },
 		"no member":                func(t *storage.Txn) { t.IndexRemove = []storage.IndexOp{{Index: "i"}} },
-		"added and removed":        func(t *storage.Txn) { t.IndexAdd, t.IndexRemove = []storage.IndexOp{member}, []storage.IndexOp{member} },
-		"score too small":          func(t *storage.Txn) { t.IndexAdd = []storage.IndexOp{{Index: "i", Member: "m", Score: -1}} },
+		"added and removed": func(t *storage.Txn) {
+			t.IndexAdd, t.IndexRemove = []storage.IndexOp{member}, []storage.IndexOp{member}
+		},
+		"score too small": func(t *storage.Txn) { t.IndexAdd = []storage.IndexOp{{Index: "i", Member: "m", Score: -1}} },
 		"score too large": func(t *storage.Txn) {
 			t.IndexAdd = []storage.IndexOp{{Index: "i", Member: "m", Score: storage.MaxScore + 1}}
 		},

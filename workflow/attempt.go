@@ -1,7 +1,6 @@
 package workflow
 
 import (
-	"slices"
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -11,17 +10,15 @@ import (
 // attempt is outdated only when its successor has been assigned.
 func (d *decider) said(in *Said) {
 	ref, instance := refOf(in.Event)
-	t := d.run.Find(ref.TaskID)
+	t := d.find(ref.TaskID)
 	if t != nil && ref.Attempt > t.Attempt && !t.held() && !t.State.Final() && d.at.Adopt {
 		d.adopt(t, in.Agent, ref, instance)
 	}
 	if why := d.stale(t, in.Agent, ref, instance); why != nil {
-		if _, ok := in.Event.(*event.Result); ok {
+		if _, ok := in.Event.(*event.Result); ok && (t == nil || ref.Attempt != t.Attempt) {
 			d.out.Slots = []SlotChange{{Agent: in.Agent, Ref: ref, Kind: SlotLate, At: d.at.Stream}}
 		}
-		if !d.endedRecently(ref) {
-			d.out.Refuse = why
-		}
+		d.out.Refuse = why
 		return
 	}
 	switch e := in.Event.(type) {
@@ -53,9 +50,17 @@ func (d *decider) stale(t *RunTask, agent string, ref event.AttemptRef, instance
 	return nil
 }
 
-// endedRecently reports whether a repeat is about a task that ended and was moved out of the document.
-func (d *decider) endedRecently(ref event.AttemptRef) bool {
-	return slices.ContainsFunc(d.run.Recent, func(e EndedTask) bool { return e.ID == ref.TaskID && e.Attempt == ref.Attempt })
+// find returns the task, or what is remembered of one that ended lately and was moved out of the document.
+func (d *decider) find(taskID string) *RunTask {
+	if t := d.run.Find(taskID); t != nil {
+		return t
+	}
+	for _, e := range d.run.Recent {
+		if e.ID == taskID {
+			return &RunTask{ID: e.ID, State: e.State, Attempt: e.Attempt, Agent: e.Agent, Token: e.Token, Process: e.Process}
+		}
+	}
+	return nil
 }
 
 func refOf(e event.Event) (ref event.AttemptRef, instance string) {
@@ -96,6 +101,9 @@ func (d *decider) progress(t *RunTask, e *event.Progress) {
 		if !t.State.Final() {
 			return // it was given up already, but its result would still be taken
 		}
+		if t.State == event.TaskCompleted {
+			return // said before the result, and overtaken by it
+		}
 		d.refuse(event.CodeStaleAttempt, "attempt %d of task %q has ended", e.Attempt, e.TaskID)
 		return
 	}
@@ -118,10 +126,9 @@ func (d *decider) progress(t *RunTask, e *event.Progress) {
 // result ends an attempt. During the back-off before the next one it is still taken, and cancels the retry.
 func (d *decider) result(t *RunTask, e *event.Result) {
 	if t.State.Final() {
-		if d.sameEnd(t, e) {
-			return // it was taken in before
+		if !d.sameEnd(t, e) { // else it was taken in before
+			d.refuse(event.CodeStaleAttempt, "attempt %d of task %q has ended", e.Attempt, e.TaskID)
 		}
-		d.refuse(event.CodeStaleAttempt, "attempt %d of task %q has ended", e.Attempt, e.TaskID)
 		d.slot(t, SlotLate).At = d.at.Stream
 		return
 	}
@@ -192,16 +199,14 @@ func (d *decider) current(ref event.AttemptRef) *RunTask {
 	return t
 }
 
-// tick looks at what is due. Leases and the time to accept are judged by intake time: what waits in a stream is taken in before its time
-// is called over.
+// tick looks at what is due. Leases, the time to accept and the time of a run are judged by intake time: what waits in a stream is taken in
+// before its time is called over.
 func (d *decider) tick(in *Tick) {
 	if d.run.State.Final() {
 		return
 	}
 	if in.TaskID == "" {
-		if !d.run.Look.IsZero() && !d.at.Now.Before(d.run.Look) {
-			d.end(event.RunFailed, &event.TaskError{Code: "run_timeout", Message: "the run did not end within " + LegacyTimeout.String()})
-		}
+		d.tickRun(in)
 		return
 	}
 	t := d.run.Find(in.TaskID)
@@ -219,6 +224,17 @@ func (d *decider) tick(in *Tick) {
 			return
 		}
 		d.giveUp(t, "timeout", "no result and no progress within "+d.timeout(t.ID).String())
+	}
+}
+
+func (d *decider) tickRun(in *Tick) {
+	switch {
+	case d.run.Look.IsZero() || d.at.Now.Before(d.run.Look):
+	case in.Intake.Before(d.run.Created.Add(LegacyTimeout)):
+		d.run.Look = d.at.Now.Add(LookAgain)
+		d.changed = true
+	default:
+		d.end(event.RunFailed, &event.TaskError{Code: "run_timeout", Message: "the run did not end within " + LegacyTimeout.String()})
 	}
 }
 

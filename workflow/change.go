@@ -23,8 +23,9 @@ type input struct {
 
 // slot is a document in a view: its present value and the revision the next Txn must condition on.
 type slot[T any] struct {
-	rev storage.Rev
-	val T
+	rev   storage.Rev
+	val   T
+	fresh bool // read from the store in this attempt, not remembered
 }
 
 // view is what one attempt at a turn sees: documents as they were read or remembered, with the changes of the turn so far. Each change
@@ -34,6 +35,7 @@ type view struct {
 	runs    map[string]*slot[*Run]
 	gates   map[string]*slot[*lifecycle.Gate]
 	changes []*change
+	unsure  []*input          // decided to do nothing, on the word of a document that was only remembered
 	removes []storage.IndexOp // entries to remove on their own, conditional on their score
 }
 
@@ -82,11 +84,30 @@ func (v *view) gate(c *change, agent string) *lifecycle.Gate {
 	return &g
 }
 
+// conditions returns the conditions on documents that the change does not write, each once.
+func (c *change) conditions() []storage.Cond {
+	written := make(map[storage.Key]bool, len(c.gates)+len(c.docs)+len(c.conds))
+	for agent := range c.gates {
+		written[lifecycle.GateKey(agent)] = true
+	}
+	for _, d := range c.docs {
+		written[d.key] = true
+	}
+	conds := c.conds[:0]
+	for _, cond := range c.conds {
+		if !written[cond.Key] {
+			written[cond.Key] = true
+			conds = append(conds, cond)
+		}
+	}
+	return conds
+}
+
 // seal builds the Txn of a change and lets the changes after it see what it will have written.
 func (v *view) seal(c *change, rev storage.Rev) {
 	t := &c.txn
 	t.Rev = rev
-	t.If = append(t.If, c.conds...)
+	t.If = append(t.If, c.conditions()...)
 	put := func(k storage.Key, old storage.Rev, data []byte) {
 		t.If = append(t.If, storage.Cond{Key: k, Rev: old})
 		t.Put = append(t.Put, storage.Put{Key: k, Data: data})

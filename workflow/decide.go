@@ -115,7 +115,7 @@ type Decision struct {
 }
 
 // Decide applies one input to a run. It is a pure function: no I/O, no clock, no randomness but what At holds. A nil run does
-// not exist yet. An input that was applied before is neither refused nor changes anything.
+// not exist yet. An input that was applied before changes nothing, and is refused only when a later attempt was assigned since.
 func Decide(def *Definition, run *Run, in Input, at At) Decision {
 	if start, ok := in.(*Start); ok {
 		return decideStart(def, run, start, at)
@@ -186,8 +186,10 @@ func (d *decider) moveEnded() {
 	moved := d.run.Tasks[i]
 	d.out.Moved = &moved
 	d.run.Tasks = slices.Delete(d.run.Tasks, i, i+1)
-	d.run.Recent = append(slices.Clone(d.run.Recent), EndedTask{ID: moved.ID, Attempt: moved.Attempt, State: moved.State})
-	if len(d.run.Recent) > appliedCommands {
+	d.run.Recent = append(slices.Clone(d.run.Recent), EndedTask{
+		ID: moved.ID, Attempt: moved.Attempt, State: moved.State, Agent: moved.Agent, Token: moved.Token, Process: moved.Process,
+	})
+	if len(d.run.Recent) > recentTasks {
 		d.run.Recent = d.run.Recent[1:]
 	}
 }
@@ -249,9 +251,10 @@ func (d *decider) reach(t *Task) {
 	rt := &d.run.Tasks[len(d.run.Tasks)-1]
 	d.makeReady(rt)
 	if rt.Class == "" {
+		rt.Error = &event.TaskError{Code: string(event.CodeInvalid), Message: "task " + t.TaskID +
+			" has no agentCapability and no agent was named when the run was started"}
 		d.endTask(rt, event.TaskFailed)
-		d.end(event.RunFailed, &event.TaskError{Code: string(event.CodeInvalid), Message: "task " + t.TaskID +
-			" has no agentCapability and no agent was named when the run was started"})
+		d.end(event.RunFailed, rt.Error)
 	}
 }
 
@@ -373,7 +376,7 @@ func (d *decider) backoff(t *RunTask, e *event.TaskError) time.Duration {
 	}
 	seconds := min(initial*math.Pow(factor, float64(t.Tries)), cap) * d.at.Random
 	wait := time.Duration(seconds * float64(time.Second))
-	return max(wait, min(time.Duration(e.RetryAfterMs)*time.Millisecond, time.Hour))
+	return max(wait, time.Duration(min(e.RetryAfterMs, maxRetryAfter.Milliseconds()))*time.Millisecond)
 }
 
 func (d *decider) retry(taskID string) Retry {
@@ -386,7 +389,10 @@ func (d *decider) retry(taskID string) Retry {
 	return Retry{}
 }
 
-const defaultRetries = 3
+const (
+	defaultRetries = 3
+	maxRetryAfter  = time.Hour // what an agent may ask for with a failure
+)
 
 // fail ends an attempt without success: the task is tried again, or it fails and with it the run.
 func (d *decider) fail(t *RunTask, e *event.TaskError) {

@@ -9,8 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 
 	"github.com/opspawn/opscore/bus/event"
 )
@@ -21,7 +24,7 @@ const (
 	MaxDefinitionBytes = 896 << 10
 )
 
-// Definition is a workflow as data, in JSON or YAML. Its version is the hash of its canonical JSON.
+// Definition is a workflow as data, in JSON or YAML. [VersionOf] names its content.
 type Definition struct {
 	ID             string  `json:"id"`
 	Name           string  `json:"name,omitzero"`
@@ -79,8 +82,12 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// ParseFile reads a definition from a JSON or YAML file and checks it. Its error is Problems, with lines.
+// ParseFile reads a definition from a JSON or YAML file and checks it. Its error is Problems, with lines, or an *event.Error of
+// CodeTooLarge.
 func ParseFile(source []byte) (*Definition, error) {
+	if len(source) > MaxDefinitionBytes {
+		return nil, tooLarge(len(source))
+	}
 	raw, err := toJSON(source)
 	if err != nil {
 		return nil, err
@@ -98,6 +105,14 @@ func toJSON(source []byte) (event.Raw, error) {
 	if raw := event.Raw(bytes.TrimSpace(source)); len(raw) > 0 && raw[0] == '{' && raw.IsValid() {
 		return raw, nil
 	}
+	file, err := parser.ParseBytes(source, 0)
+	if err == nil && len(file.Docs) > 1 {
+		second := Problem{Text: "the file holds more than one document"}
+		if body := file.Docs[1].Body; body != nil {
+			second.Line = body.GetToken().Position.Line
+		}
+		return nil, Problems{second}
+	}
 	raw, err := yaml.YAMLToJSON(source)
 	if err != nil {
 		var syntax yaml.Error
@@ -106,63 +121,144 @@ func toJSON(source []byte) (event.Raw, error) {
 		}
 		return nil, Problems{{Text: "neither JSON nor YAML: " + err.Error()}}
 	}
-	return event.Raw(bytes.TrimSpace(raw)), nil
+	if raw := event.Raw(bytes.TrimSpace(raw)); raw.IsValid() {
+		return raw, nil
+	}
+	return nil, Problems{{Text: "it holds a number that JSON does not know: .inf or .nan"}}
 }
 
-// locate fills in the lines of mistakes by the paths they were found at.
+// maxLocated bounds how many mistakes are looked up in the file.
+const maxLocated = 100
+
+// locate fills in the lines of mistakes by the paths they were found at. A member that is missing has the line of what it is missing from.
 func locate(source []byte, problems Problems) {
-	for i, p := range problems {
-		path, err := yaml.PathString(p.Path)
-		if p.Path == "" || err != nil {
-			continue
-		}
-		node, err := path.ReadNode(bytes.NewReader(source))
-		if err == nil && node != nil && node.GetToken() != nil {
-			problems[i].Line = node.GetToken().Position.Line
+	file, err := parser.ParseBytes(source, 0)
+	if err != nil {
+		return
+	}
+	for i := range problems[:min(len(problems), maxLocated)] {
+		for at := problems[i].Path; at != "" && problems[i].Line == 0; at = parent(at) {
+			problems[i].Line = lineOf(file, at)
 		}
 	}
 }
+
+func lineOf(file *ast.File, at string) int {
+	path, err := yaml.PathString(at)
+	if err != nil {
+		return 0
+	}
+	node, err := path.FilterFile(file)
+	if err != nil || node == nil || node.GetToken() == nil {
+		return 0
+	}
+	return node.GetToken().Position.Line
+}
+
+// parent returns the path without its last member or place, empty for the root.
+func parent(path string) string { return path[:max(strings.LastIndexAny(path, ".["), 0)] }
 
 // Parse decodes a definition from JSON and checks it. Its error is Problems or an *event.Error of CodeTooLarge.
 func Parse(raw event.Raw) (*Definition, error) {
-	d, err := Decode(raw)
+	d, problems, err := decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	if p := d.Check(); len(p) > 0 {
-		return nil, p
+	wrong := make(map[string]bool, len(problems))
+	for _, p := range problems {
+		wrong[p.Path] = true
+	}
+	for _, p := range d.Check() {
+		// What could not be decoded was named already; it is not missing as well.
+		if !wrong[p.Path] && !wrong[parent(p.Path)] {
+			problems = append(problems, p)
+		}
+	}
+	if len(problems) > 0 {
+		return nil, problems
 	}
 	return d, nil
 }
 
-// Decode decodes a definition from JSON without checking what it means.
+// Decode decodes a definition from JSON without checking what it means. Its error is Problems or an *event.Error of CodeTooLarge.
 func Decode(raw event.Raw) (*Definition, error) {
+	d, problems, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return d, nil
+}
+
+// decode decodes as much of a definition as has the right types, and names all that has not. Unknown members are ignored.
+func decode(raw event.Raw) (*Definition, Problems, error) {
 	if len(raw) > MaxDefinitionBytes {
-		return nil, event.Errorf(event.CodeTooLarge, "the definition has %d bytes, at most %d are allowed", len(raw), MaxDefinitionBytes)
+		return nil, nil, tooLarge(len(raw))
 	}
 	d := new(Definition)
-	if err := event.Unmarshal(raw, d); err != nil {
-		var e *event.Error
-		errors.As(err, &e)
-		return nil, Problems{{Path: pathOf(e.Message), Text: e.Message}}
+	var problems Problems
+	found := func(at jsontext.Pointer, want string, got event.Raw) {
+		problems = append(problems, Problem{Path: pathOf(at), Text: nameOf(at) + " must be " + want + ", not " + shorten(got)})
+	}
+	tolerant := json.WithUnmarshalers(json.JoinUnmarshalers(
+		typed[Definition]('{', "an object", found), typed[[]Task]('[', "an array", found),
+		typed[Task]('{', "an object", found), typed[Retry]('{', "an object", found),
+		scalar[string]("a string", found), scalar[float64]("a number", found), scalar[int]("a whole number", found),
+	))
+	if err := json.Unmarshal(raw, d, tolerant); err != nil {
+		var syntax *jsontext.SyntacticError
+		if errors.As(err, &syntax) {
+			err = syntax
+		}
+		return nil, nil, Problems{{Text: "the definition is not JSON: " + strings.TrimPrefix(err.Error(), "jsontext: ")}}
 	}
 	d.index = make(map[string]int, len(d.Tasks))
 	for i, t := range slices.Backward(d.Tasks) {
 		d.index[t.TaskID] = i // of a taskId that is used twice, the first counts
 	}
-	return d, nil
+	return d, problems, nil
 }
 
-// pathOf turns the JSON pointer at the head of a decoding error into a path.
-func pathOf(message string) string {
-	pointer, _, _ := strings.Cut(message, " ")
-	if !strings.HasPrefix(pointer, "/") {
-		return ""
-	}
+func tooLarge(size int) error {
+	return event.Errorf(event.CodeTooLarge, "the definition has %d bytes, at most %d are allowed", size, MaxDefinitionBytes)
+}
+
+// mismatch is told of a value that has not the type it must have.
+type mismatch func(at jsontext.Pointer, want string, got event.Raw)
+
+// typed passes over a value of another kind than its own.
+func typed[T any](kind jsontext.Kind, want string, found mismatch) *json.Unmarshalers {
+	return json.UnmarshalFromFunc(func(d *jsontext.Decoder, _ *T) error {
+		if k := d.PeekKind(); k == kind || k == 'n' || k == jsontext.KindInvalid {
+			return errors.ErrUnsupported // the usual way
+		}
+		got, err := d.ReadValue()
+		if err == nil {
+			found(d.StackPointer(), want, got)
+		}
+		return err
+	})
+}
+
+// scalar passes over a value that does not fit.
+func scalar[T any](want string, found mismatch) *json.Unmarshalers {
+	return json.UnmarshalFromFunc(func(d *jsontext.Decoder, v *T) error {
+		got, err := d.ReadValue()
+		if err == nil && json.Unmarshal(got, v) != nil {
+			found(d.StackPointer(), want, got)
+		}
+		return err
+	})
+}
+
+// pathOf turns a JSON pointer into a path.
+func pathOf(at jsontext.Pointer) string {
 	var b strings.Builder
 	b.WriteByte('$')
-	for token := range jsontext.Pointer(pointer).Tokens() {
-		if strings.Trim(token, "0123456789") == "" {
+	for token := range at.Tokens() {
+		if isNumber(token) {
 			b.WriteString("[" + token + "]")
 		} else {
 			b.WriteString("." + token)
@@ -171,18 +267,48 @@ func pathOf(message string) string {
 	return b.String()
 }
 
+// nameOf is what a mistake calls the value that a pointer points to.
+func nameOf(at jsontext.Pointer) string {
+	switch name := at.LastToken(); {
+	case at == "":
+		return "the definition"
+	case isNumber(name):
+		return "a task"
+	default:
+		return name
+	}
+}
+
+func isNumber(token string) bool { return strings.Trim(token, "0123456789") == "" }
+
+// shorten says what was found instead: a value that is short as it is, others by their kind.
+func shorten(v event.Raw) string {
+	switch k := v.Kind(); {
+	case k == '{':
+		return "an object"
+	case k == '[':
+		return "an array"
+	case len(v) <= 32:
+		return string(v)
+	case k == '"':
+		return "a string"
+	default:
+		return "a number so large"
+	}
+}
+
 // Check returns all mistakes of a definition: what must hold before a run of it can end well.
 func (d *Definition) Check() Problems {
 	var p Problems
 	add := func(path, format string, args ...any) {
 		p = append(p, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
 	}
-	if d.ID == "" {
-		add("$.id", "id is missing")
-	} else if _, err := event.Token(d.ID); err != nil {
-		add("$.id", "%v", err)
-	}
-	if len(d.Tasks) > MaxTasks {
+	checkID("$", "id", d.ID, add)
+	checkClocks("$", d.TimeoutSeconds, d.Retry, add)
+	switch {
+	case d.Tasks == nil:
+		add("$.tasks", "tasks is missing")
+	case len(d.Tasks) > MaxTasks:
 		add("$.tasks", "%d tasks, at most %d are allowed", len(d.Tasks), MaxTasks)
 		return p
 	}
@@ -190,10 +316,10 @@ func (d *Definition) Check() Problems {
 	for i := range d.Tasks {
 		t := &d.Tasks[i]
 		at := fmt.Sprintf("$.tasks[%d]", i)
-		if first, dup := index[t.TaskID]; dup {
-			add(at+".taskId", "taskId %q is used twice, first by task %d", t.TaskID, first+1)
-		} else {
+		if first, dup := index[t.TaskID]; !dup {
 			index[t.TaskID] = i
+		} else if t.TaskID != "" {
+			add(at+".taskId", "taskId %q is used twice, first by task %d", t.TaskID, first+1)
 		}
 		t.check(at, add)
 	}
@@ -208,31 +334,57 @@ func (d *Definition) Check() Problems {
 	return p
 }
 
-func (t *Task) check(at string, add func(path, format string, args ...any)) {
-	if t.TaskID == "" {
-		add(at+".taskId", "taskId is missing")
-	}
-	if len(t.TaskID) > event.MaxToken {
-		add(at+".taskId", "taskId has %d bytes, at most %d are allowed", len(t.TaskID), event.MaxToken)
+// problem takes a mistake.
+type problem func(path, format string, args ...any)
+
+func (t *Task) check(at string, add problem) {
+	checkID(at, "taskId", t.TaskID, add)
+	if t.AgentID != "" {
+		checkID(at, "agentId", t.AgentID, add)
 	}
 	if k := t.Parameters.Kind(); len(t.Parameters) > 0 && k != '{' && k != 'n' {
 		add(at+".parameters", "parameters must be an object")
 	}
-	if t.TimeoutSeconds < 0 {
-		add(at+".timeoutSeconds", "timeoutSeconds must not be negative")
+	checkClocks(at, t.TimeoutSeconds, t.Retry, add)
+}
+
+// checkID checks an id that will be part of subjects and of members of indexes.
+func checkID(at, name, id string, add problem) {
+	if id == "" {
+		add(at+"."+name, "%s is missing", name)
+	} else if _, err := event.Token(id); err != nil {
+		add(at+"."+name, "%s is too long: escaped for a subject it must have at most %d bytes", name, event.MaxToken)
 	}
-	if r := t.Retry; r != nil {
-		if r.Attempts != nil && (*r.Attempts < 0 || *r.Attempts > 1000) {
-			add(at+".retry.attempts", "retry.attempts must be 0 to 1000")
+}
+
+// Bounds of the clocks of a definition.
+const (
+	maxSeconds = 365 * 24 * 60 * 60
+	maxRetries = 1000
+)
+
+func checkClocks(at string, timeout float64, r *Retry, add problem) {
+	seconds := func(path string, s float64) {
+		if s < 0 || s > maxSeconds {
+			add(at+"."+path, "%s must be 0 to %d", path, maxSeconds)
 		}
-		if r.InitialSeconds < 0 || r.MaxSeconds < 0 || r.Factor < 0 {
-			add(at+".retry", "the seconds and factor of retry must not be negative")
-		}
+	}
+	seconds("timeoutSeconds", timeout)
+	if r == nil {
+		return
+	}
+	if r.Attempts != nil && (*r.Attempts < 0 || *r.Attempts > maxRetries) {
+		add(at+".retry.attempts", "retry.attempts must be 0 to %d", maxRetries)
+	}
+	seconds("retry.initialSeconds", r.InitialSeconds)
+	seconds("retry.maxSeconds", r.MaxSeconds)
+	if r.Factor < 0 {
+		add(at+".retry.factor", "retry.factor must not be negative")
 	}
 }
 
 // checkCycle follows nextTaskId from every task; each has one successor at most, so a walk longer than the definition is a cycle.
-func (d *Definition) checkCycle(index map[string]int, add func(path, format string, args ...any)) {
+func (d *Definition) checkCycle(index map[string]int, add problem) {
 	const unseen, open, done = 0, 1, 2
 	mark := make([]int, len(d.Tasks))
 	for start := range d.Tasks {
@@ -272,7 +424,10 @@ func (d *Definition) Find(taskID string) *Task {
 	return nil
 }
 
-// VersionOf returns the version of a definition: the first 16 hexadecimal digits of the SHA-256 of its canonical JSON (RFC 8785).
+// VersionOf returns the version of a definition and the form it is kept in. The version is the first 16 hexadecimal digits of the SHA-256 of
+// that form, which is canonical JSON: members in order, no white space, one spelling of each string. Numbers stay as they were
+// written: RFC 8785 would round those that no double holds, which would change what a task is given and let two definitions share a version.
+// So 1 and 1.0 make two versions.
 func VersionOf(raw event.Raw) (string, event.Raw, error) {
 	canonical := raw.Clone()
 	if err := canonical.Canonicalize(jsontext.CanonicalizeRawInts(false), jsontext.CanonicalizeRawFloats(false)); err != nil {

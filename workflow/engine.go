@@ -186,7 +186,8 @@ func (e *Engine) attempt(ctx context.Context, inputs []*input, try int) ([]*inpu
 			return nil, err
 		}
 	}
-	return e.commit(ctx, v)
+	again, err := e.commit(ctx, v)
+	return append(v.unsure, again...), err
 }
 
 // byRun groups inputs by run, in the order of each run's first input.
@@ -285,6 +286,7 @@ func (e *Engine) forget(c *change) {
 	}
 	for _, cond := range c.conds {
 		e.latest.Forget(cond.Key)
+		e.gates.Forget(cond.Key)
 	}
 	for _, d := range c.docs {
 		e.latest.Forget(d.key)

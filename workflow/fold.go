@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +60,7 @@ func (e *Engine) loadRuns(ctx context.Context, v *view, ids []string) error {
 			v.runs[id] = &slot[*Run]{rev: c.Rev, val: c.Value}
 			continue
 		}
-		v.runs[id] = &slot[*Run]{}
+		v.runs[id] = &slot[*Run]{fresh: true}
 		keys, missing = append(keys, runKey(id)), append(missing, id)
 	}
 	if len(keys) == 0 {
@@ -96,7 +97,7 @@ func (e *Engine) loadGates(ctx context.Context, v *view, agents []string) error 
 			v.gates[id] = &slot[*lifecycle.Gate]{rev: c.Rev, val: c.Value}
 			continue
 		}
-		v.gates[id] = &slot[*lifecycle.Gate]{val: &lifecycle.Gate{Agent: id}}
+		v.gates[id] = &slot[*lifecycle.Gate]{val: &lifecycle.Gate{Agent: id}, fresh: true}
 		keys, missing = append(keys, lifecycle.GateKey(id)), append(missing, id)
 	}
 	if len(keys) == 0 {
@@ -141,6 +142,12 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 			return err
 		}
 	}
+	if c.after == c.before && !s.fresh {
+		// No commit would show that the remembered document is out of date: look at the real one before anything is refused.
+		e.runs.Forget(runKey(inputs[0].run))
+		v.unsure = append(v.unsure, inputs...)
+		return nil
+	}
 	if c.empty() {
 		for _, in := range inputs {
 			e.answer(in)
@@ -162,7 +169,7 @@ func sortInputs(inputs []*input) {
 		}
 		return in.msg.Seq
 	}
-	slices.SortStableFunc(inputs, func(a, b *input) int { return int(int64(seq(a)) - int64(seq(b))) })
+	slices.SortStableFunc(inputs, func(a, b *input) int { return cmp.Compare(seq(a), seq(b)) })
 }
 
 // decide takes one input into a change.
@@ -219,6 +226,9 @@ func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
 // take adds a decision to a change: the run, the slots of agents, the documents that go along.
 func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Decision) error {
 	for _, s := range d.Slots {
+		if s.Kind == SlotLate && c.gates[s.Agent] == nil {
+			e.gates.Forget(lifecycle.GateKey(s.Agent)) // nothing else may be committed that would show it to be out of date
+		}
 		if err := e.loadGates(ctx, v, []string{s.Agent}); err != nil {
 			return err
 		}
@@ -276,10 +286,10 @@ func (e *Engine) changeSlot(v *view, c *change, s SlotChange) {
 	if g := c.gates[s.Agent]; g != nil {
 		held = g
 	}
-	if s.Kind != SlotTake && !held.Holds(s.Ref) {
-		return
-	}
-	if _, draining := held.Draining(s.Ref); s.Kind == SlotLate && !draining {
+	_, draining := held.Draining(s.Ref)
+	if (s.Kind != SlotTake && !held.Holds(s.Ref)) || (s.Kind == SlotLate && !draining) {
+		// The gate was perhaps only remembered, and does hold it: then the commit must fail, or the slot would be lost.
+		c.conds = append(c.conds, storage.Cond{Key: lifecycle.GateKey(s.Agent), Rev: v.gates[s.Agent].rev})
 		return
 	}
 	g := v.gate(c, s.Agent)

@@ -41,6 +41,9 @@ type EndedTask struct {
 	ID      string          `json:"id"`
 	Attempt int             `json:"attempt"`
 	State   event.TaskState `json:"state"`
+	Agent   string          `json:"agent,omitzero"`
+	Token   string          `json:"token,omitzero"`
+	Process string          `json:"process,omitzero"`
 }
 
 // RunTask is one task of a run.
@@ -74,6 +77,7 @@ const (
 	inlineOutput    = 1 << 10 // bytes of an output kept in the run document
 	inlineInput     = 1 << 10
 	appliedCommands = 32
+	recentTasks     = 32 // ended tasks remembered when they are moved out
 )
 
 // Find returns the task, or nil if it is not in the document: not reached yet, or ended and kept elsewhere.

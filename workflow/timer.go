@@ -169,6 +169,9 @@ func (e *Engine) foldGates(ctx context.Context, v *view, inputs []*input) ([]*in
 			agents = append(agents, in.gate.agent)
 		}
 	}
+	for _, a := range agents { // a remembered gate is not good enough to let a timer go
+		e.gates.Forget(lifecycle.GateKey(a))
+	}
 	if err := e.loadGates(ctx, v, agents); err != nil {
 		return nil, err
 	}

@@ -145,6 +145,7 @@ func TestTaskError(t *testing.T) {
 	}{
 		"Plain":              {t.Context(), errors.New("x"), CodeFailed},
 		"Wrapped":            {t.Context(), fmt.Errorf("load: %w", Fail("quota", "x")), "quota"},
+		"EmptyCode":          {t.Context(), Fail("", "x"), CodeFailed},
 		"OwnCancel":          {t.Context(), context.Canceled, CodeFailed},
 		"Interrupted":        {interrupted, fmt.Errorf("call: %w", context.Canceled), CodeInterrupted},
 		"InterruptedByCause": {interrupted, ErrInterrupted, CodeInterrupted},

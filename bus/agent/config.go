@@ -53,7 +53,7 @@ type Config struct {
 	Metadata any
 
 	// Heartbeat is the time between heartbeats. Zero means 10 s; a negative value means none, and Ops-Core will then not
-	// notice when the process dies.
+	// notice when the process dies. At most 24 h.
 	Heartbeat time.Duration
 
 	// DrainTimeout is how long Run may take to end. Zero means DefaultDrainTimeout.
@@ -103,6 +103,9 @@ func (c *Config) validate() error {
 	}
 	if len(c.Capabilities) > event.MaxCapabilities {
 		errs = append(errs, fmt.Errorf("Capabilities: %d are too many, at most %d are allowed", len(c.Capabilities), event.MaxCapabilities))
+	}
+	if c.Heartbeat > event.MaxHeartbeat {
+		errs = append(errs, fmt.Errorf("Heartbeat: %v is more than %v", c.Heartbeat, event.MaxHeartbeat))
 	}
 	if c.DrainTimeout < 0 {
 		errs = append(errs, errors.New("DrainTimeout: must not be negative"))

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ const (
 	CodeTooLarge    = "too_large"   // the output is over the limit of the wire; not retryable
 )
 
-// Fail returns an error that fails the attempt with a code that workflows can match. The attempt may be retried, unless the
+// Fail returns an error that fails the attempt with a code that workflows can match; an empty one means CodeFailed. The attempt may be retried, unless the
 // error is also wrapped by [Permanent]. The message is cut to 4 KiB.
 func Fail(code, message string) error { return &codeError{code, message} }
 
@@ -107,7 +108,7 @@ func taskError(ctx context.Context, err error) *event.TaskError {
 		after     *retryAfterError
 	)
 	if errors.As(err, &code) {
-		e.Code = code.code
+		e.Code = cmp.Or(code.code, CodeFailed) // the wire wants a code
 	} else if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrInterrupted) {
 		switch cause := context.Cause(ctx); {
 		case errors.Is(cause, ErrInterrupted):

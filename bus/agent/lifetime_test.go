@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -163,8 +164,8 @@ func TestRun_ConnectionClosedForGood(t *testing.T) {
 
 func TestNew_NamesEveryMistake(t *testing.T) {
 	t.Parallel()
-	_, err := agent.New(agent.Config{Slots: -1, Metadata: 1, DrainTimeout: -1, Capabilities: make([]string, 201)}, nil)
-	for _, want := range []string{"ID", "Slots", "Metadata", "DrainTimeout", "Capabilities", "handler"} {
+	_, err := agent.New(agent.Config{Slots: -1, Heartbeat: 25 * time.Hour, Metadata: 1, DrainTimeout: -1, Capabilities: make([]string, 201)}, nil)
+	for _, want := range []string{"ID", "Slots", "Heartbeat", "Metadata", "DrainTimeout", "Capabilities", "handler"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -322,4 +323,32 @@ func TestMainDrainsOnASignal(t *testing.T) {
 	c.expectState(agent.StateDraining)
 	c.expectState(agent.StateOffline)
 	must(t, wait(t, done))
+}
+
+func TestRun_LeavesNoRequestUnanswered(t *testing.T) {
+	t.Parallel()
+	c := newOpscore(t, shared)
+	p := c.ready(echo, slots(4))
+	ended := make(chan error)
+	const clients = 4
+	for i := range clients {
+		go func() {
+			for n := 1; ; n++ {
+				tk := task(fmt.Sprintf("%d-%d", i, n), 1)
+				if _, err := c.nc.Request(event.TaskSubject(c.token), event.MustMarshal(&tk), patience); err != nil {
+					ended <- err
+					return
+				}
+				if i == 0 && n == 100 {
+					p.stop()
+				}
+			}
+		}()
+	}
+	for range clients { // each was answered until the server knew that nobody listens
+		if err := <-ended; !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("got %v", err)
+		}
+	}
+	must(t, p.end(t))
 }

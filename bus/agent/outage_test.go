@@ -274,3 +274,27 @@ func TestOutage_ServerComesBackWithALowerLimit(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 }
+
+func TestOutage_StateThatWasGivenUpDoesNotOvertakeTheNext(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t)
+	c := newOpscore(t, s)
+	js, err := jetstream.New(c.nc)
+	must(t, err)
+	p := c.ready(echo)
+	must(t, js.DeleteStream(t.Context(), event.StreamAgent))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := p.SetState(ctx, "given-up", nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	must(t, makeStream(js, event.StreamAgent))
+	must(t, p.SetState(t.Context(), "next", nil))
+	p.stop()
+	must(t, p.end(t))
+	stream, err := js.Stream(t.Context(), event.StreamAgent)
+	must(t, err)
+	if n := stream.CachedInfo().State.Msgs; n != 3 { // next, draining, offline
+		t.Errorf("%d states are stored", n)
+	}
+}

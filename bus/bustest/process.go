@@ -80,9 +80,6 @@ func (p *Process) wait() {
 	p.cmd = nil
 }
 
-// PID is the process id of the running server, for tests that stop and continue it.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
-
 // Restart starts the server on its old address and directory; one that runs is killed first. It returns when clients can connect.
 func (p *Process) Restart() {
 	p.tb.Helper()

@@ -6,7 +6,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Raw is a JSON value that is carried as it was written, byte for byte.
+// Raw is a JSON value that is carried as it was written: members keep their order and numbers their digits. Only white space between
+// tokens and needless escapes in strings are lost.
 type Raw = jsontext.Value
 
 // Event is one of the intake messages of this package: *Register, *Deregister, *State, *Accepted, *Progress, *Result,
@@ -33,7 +34,7 @@ type Register struct {
 	AgentName        string            `json:"agentName"`
 	Version          string            `json:"version"`
 	Capabilities     []string          `json:"capabilities"`
-	Slots            int               `json:"slots,omitzero"` // tasks at the same time; 0 means DefaultSlots
+	Slots            int               `json:"slots,omitzero"` // tasks at the same time; absent or 0 means DefaultSlots
 	Labels           map[string]string `json:"labels,omitzero"`
 	Metadata         Raw               `json:"metadata,omitzero"` // an object
 	ContactEndpoint  string            `json:"contactEndpoint,omitzero"`

@@ -2,17 +2,32 @@ package event
 
 import (
 	"bytes"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Bounds of a registration; its gate is rewritten with every task.
+const (
+	MaxSlots        = 1000
+	MaxCapabilities = 200
+	MaxHeartbeat    = 24 * time.Hour
 )
 
 func (e *Register) check(body []byte) *Error {
 	if err := requireStrings(body, "agentName", e.AgentName, "version", e.Version); err != nil {
 		return err
 	}
-	if e.Capabilities == nil && !hasMember(body, "capabilities", '[') {
-		return missing("capabilities")
+	if len(e.Capabilities) == 0 && kindAt(body, "capabilities") != '[' {
+		return missing("capabilities", "an array of strings")
+	}
+	if slices.Contains(e.Capabilities, "") && nullWithin(body, "capabilities") {
+		return Errorf(CodeMalformed, "/capabilities must hold strings, not null")
+	}
+	if hasEmptyValue(e.Labels) && nullWithin(body, "labels") {
+		return Errorf(CodeMalformed, "/labels must hold strings, not null")
 	}
 	switch e.Delivery {
 	case "", DeliveryNATS, DeliveryHTTP, DeliveryPoll, DeliveryAgentKit:
@@ -20,13 +35,16 @@ func (e *Register) check(body []byte) *Error {
 		return Errorf(CodeInvalid, "delivery %q is not one of nats, http, poll, agentkit", e.Delivery)
 	}
 	if e.Slots < 0 || e.Slots > MaxSlots {
-		return Errorf(CodeInvalid, "slots must be 1 to %d", MaxSlots)
+		return Errorf(CodeInvalid, "slots must be 1 to %d, not %d", MaxSlots, e.Slots)
 	}
 	if len(e.Capabilities) > MaxCapabilities {
 		return Errorf(CodeTooLarge, "%d capabilities, at most %d are allowed", len(e.Capabilities), MaxCapabilities)
 	}
-	if e.HeartbeatSeconds < 0 {
-		return Errorf(CodeInvalid, "heartbeatSeconds must not be negative")
+	if e.HeartbeatSeconds < 0 || e.HeartbeatSeconds > MaxHeartbeat.Seconds() {
+		return Errorf(CodeInvalid, "heartbeatSeconds must be 0 to %.0f", MaxHeartbeat.Seconds())
+	}
+	if e.Metadata.Kind() == 'n' {
+		e.Metadata = nil
 	}
 	if err := wantObject("metadata", e.Metadata); err != nil {
 		return err
@@ -36,12 +54,6 @@ func (e *Register) check(body []byte) *Error {
 	}
 	return nil
 }
-
-// Bounds of a registration; its gate is rewritten with every task.
-const (
-	MaxSlots        = 1000
-	MaxCapabilities = 200
-)
 
 func (e *Deregister) check([]byte) *Error { return nil }
 
@@ -58,11 +70,11 @@ func (e *State) check(body []byte) *Error {
 func (r *AttemptRef) checkRef() *Error {
 	switch {
 	case r.RunID == "":
-		return missing("runId")
+		return missing("runId", "a string")
 	case r.TaskID == "":
-		return missing("taskId")
+		return missing("taskId", "a string")
 	case r.Attempt < 1:
-		return Errorf(CodeMalformed, "attempt is missing or below 1")
+		return missing("attempt", "a whole number from 1")
 	}
 	return nil
 }
@@ -70,22 +82,30 @@ func (r *AttemptRef) checkRef() *Error {
 func (e *Accepted) check([]byte) *Error { return e.checkRef() }
 func (e *Progress) check([]byte) *Error { return e.checkRef() }
 
-func (e *Result) check([]byte) *Error {
+func (e *Result) check(body []byte) *Error {
 	if err := e.checkRef(); err != nil {
 		return err
 	}
 	switch e.Status {
-	case StatusCompleted:
-	case StatusFailed:
-		if e.Error == nil {
-			e.Error = &TaskError{Code: "failed", Message: "the agent gave no reason"}
-		}
+	case StatusCompleted, StatusFailed:
 	case "":
-		return missing("status")
+		return missing("status", "completed or failed")
 	default:
-		return Errorf(CodeMalformed, "status %q is not completed or failed", e.Status)
+		return Errorf(CodeMalformed, "status must be completed or failed, not %q", e.Status)
 	}
-	if e.Error != nil && len(e.Error.Message) > MaxErrorText {
+	if e.Error == nil && e.Status == StatusFailed {
+		e.Error = &TaskError{Code: "failed", Message: "the agent gave no reason"}
+	}
+	if e.Error == nil {
+		return nil
+	}
+	if e.Error.Code == "" {
+		return missing("error.code", "a string that is not empty")
+	}
+	if e.Error.Message == "" && kindAt(body, "error", "message") != '"' {
+		return missing("error.message", "a string")
+	}
+	if len(e.Error.Message) > MaxErrorText {
 		return Errorf(CodeTooLarge, "error.message has %d bytes, at most %d are allowed", len(e.Error.Message), MaxErrorText)
 	}
 	return nil
@@ -94,50 +114,101 @@ func (e *Result) check([]byte) *Error {
 func (e *WorkflowApply) check([]byte) *Error { return nil }
 
 func (e *RunStart) check([]byte) *Error {
+	if e.Definition.Kind() == 'n' {
+		e.Definition = nil
+	}
+	if e.Input.Kind() == 'n' {
+		e.Input = nil
+	}
 	if e.WorkflowID == "" && len(e.Definition) == 0 {
-		return Errorf(CodeMalformed, "workflowId or definition is missing")
+		return Errorf(CodeMalformed, "workflowId or definition is missing; give one of them")
 	}
 	return wantObject("input", e.Input)
 }
 
 func (e *RunCommand) check([]byte) *Error {
-	if e.Kind == KindRunSignal && e.Name == "" {
-		return missing("name")
+	switch {
+	case e.Kind == KindRunSignal && e.Name == "":
+		return missing("name", "the name of the signal")
+	case e.Kind == KindRunRetry && e.TaskID == "":
+		return missing("taskId", "the task to retry")
 	}
 	return nil
 }
 
 func (e *AgentCommand) check([]byte) *Error { return nil }
 
-func missing(member string) *Error { return Errorf(CodeMalformed, "%s is missing", member) }
+func missing(member, want string) *Error {
+	return Errorf(CodeMalformed, "%s is missing: want %s", member, want)
+}
 
 // requireStrings checks that members are present. A value that is not empty proves it; only for empty ones the body is read again,
 // which keeps the hot path to one pass.
 func requireStrings(body []byte, nameValue ...string) *Error {
 	for i := 0; i < len(nameValue); i += 2 {
-		if nameValue[i+1] == "" && !hasMember(body, nameValue[i], '"') {
-			return missing(nameValue[i])
+		if nameValue[i+1] == "" && kindAt(body, nameValue[i]) != '"' {
+			return missing(nameValue[i], "a string")
 		}
 	}
 	return nil
 }
 
-// hasMember reports whether a JSON object has a member of this name and kind.
-func hasMember(body []byte, name string, kind jsontext.Kind) bool {
+// kindAt returns the kind of the value at a path of member names, or 0 if there is none.
+func kindAt(body []byte, path ...string) jsontext.Kind {
+	d := seek(body, path...)
+	if d == nil {
+		return 0
+	}
+	return d.PeekKind()
+}
+
+// seek returns a decoder that stands before the value at a path of member names, or nil if there is none.
+func seek(body []byte, path ...string) *jsontext.Decoder {
 	d := jsontext.NewDecoder(bytes.NewReader(body))
-	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
+	for _, name := range path {
+		if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
+			return nil
+		}
+		for {
+			t, err := d.ReadToken()
+			if err != nil || t.Kind() != '"' {
+				return nil
+			}
+			if t.String() == name {
+				break
+			}
+			if d.SkipValue() != nil {
+				return nil
+			}
+		}
+	}
+	return d
+}
+
+// nullWithin reports whether an array or an object of the body has a null among its values.
+func nullWithin(body []byte, name string) bool {
+	d := seek(body, name)
+	if d == nil {
 		return false
 	}
-	for d.PeekKind() == '"' {
+	if t, err := d.ReadToken(); err != nil || t.Kind() != '[' && t.Kind() != '{' {
+		return false
+	}
+	for {
 		t, err := d.ReadToken()
-		if err != nil {
+		if err != nil || t.Kind() == ']' || t.Kind() == '}' {
 			return false
 		}
-		if t.String() == name {
-			return d.PeekKind() == kind
+		if t.Kind() == 'n' {
+			return true
 		}
-		if d.SkipValue() != nil {
-			return false
+	}
+}
+
+func hasEmptyValue(m map[string]string) bool {
+	for _, v := range m {
+		if v == "" {
+			return true
 		}
 	}
 	return false
@@ -145,12 +216,22 @@ func hasMember(body []byte, name string, kind jsontext.Kind) bool {
 
 func wantObject(name string, v Raw) *Error {
 	if k := v.Kind(); len(v) > 0 && k != '{' && k != 'n' {
-		return Errorf(CodeMalformed, "/%s has the wrong type: %s is not allowed here", name, kindName(k))
+		return Errorf(CodeMalformed, "/%s must be an object, not %s", name, kindName(k))
 	}
 	return nil
 }
 
-// HonoursReply reports whether an outcome may be published to a subject given in HeaderReply.
+// HonoursReply reports whether an outcome may be published to a subject given in HeaderReply. Publishing to one that is too long or
+// not well-formed would make the server close the connection.
 func HonoursReply(subject string) bool {
-	return strings.HasPrefix(subject, InboxPrefix) && !strings.ContainsAny(subject, "*> \t\r\n")
+	inbox, ok := strings.CutPrefix(subject, InboxPrefix)
+	if !ok || len(subject) > MaxToken {
+		return false
+	}
+	for token := range strings.SplitSeq(inbox, ".") {
+		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r == '*' || r == '>' || r == 0x7f }) {
+			return false
+		}
+	}
+	return true
 }

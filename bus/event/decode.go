@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -27,7 +29,7 @@ func Decode(subject string, body []byte) (Message, error) {
 	}
 	e := newEvent(addr)
 	if e == nil {
-		return Message{Address: addr}, Errorf(CodeMalformed, "unknown subject %q", subject)
+		return Message{Address: addr}, unknownSubject(subject)
 	}
 	if len(body) > MaxBody {
 		return Message{Address: addr}, Errorf(CodeTooLarge, "the body has %d bytes, at most %d are allowed", len(body), MaxBody)
@@ -39,7 +41,7 @@ func Decode(subject string, body []byte) (Message, error) {
 		return Message{Address: addr}, err
 	}
 	if id := ownID(e); id != "" && id != addr.ID {
-		return Message{Address: addr}, Errorf(CodeInvalid, "agentId %q does not match the subject's %q", id, addr.ID)
+		return Message{Address: addr}, Errorf(CodeInvalid, "agentId %q does not match the subject's %q; leave it out or make them the same", id, addr.ID)
 	}
 	return Message{Address: addr, Event: e}, nil
 }
@@ -84,10 +86,10 @@ func decodeBody(e Event, body []byte) error {
 	if bodyOptional(e) && len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	if err := Unmarshal(body, e); err != nil {
-		return err
+	if bytes.Equal(bytes.TrimSpace(body), []byte("null")) {
+		return Errorf(CodeMalformed, "the body must be an object, not null")
 	}
-	return nil
+	return Unmarshal(body, e)
 }
 
 // bodyOptional reports whether an empty body means "no members" rather than broken JSON.
@@ -108,7 +110,7 @@ func Unmarshal(body []byte, v any) error {
 	return nil
 }
 
-// jsonProblem says what is wrong with a body without Go's type names.
+// jsonProblem says what is wrong with a body, and where, without Go's type names.
 func jsonProblem(err error) string {
 	var sem *json.SemanticError
 	if errors.As(err, &sem) {
@@ -116,15 +118,44 @@ func jsonProblem(err error) string {
 		if where == "" {
 			where = "the body"
 		}
-		if sem.JSONKind != 0 && sem.GoType != nil {
-			return where + " has the wrong type: " + kindName(sem.JSONKind) + " is not allowed here"
+		if sem.JSONKind == 0 || sem.GoType == nil {
+			return where + ": " + sem.Error()
 		}
-		return where + ": " + sem.Error()
+		want, have := typeName(sem.GoType), kindName(sem.JSONKind)
+		if sem.JSONKind == '0' && strings.HasSuffix(want, "number") {
+			have = "one that is out of range"
+			if want == "a whole number" {
+				have = "one with a fraction, an exponent or too many digits"
+			}
+		}
+		return where + " must be " + want + ", not " + have
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		return "the body is empty or ends too early: not JSON"
+		return "the body is empty or ends too early; send one JSON object"
 	}
-	return "the body is not JSON: " + strings.TrimPrefix(err.Error(), "jsontext: ")
+	return "the body is not strict JSON: " + strings.TrimPrefix(err.Error(), "jsontext: ")
+}
+
+// typeName is what a member of a Go type looks like in JSON.
+func typeName(t reflect.Type) string {
+	if t == reflect.TypeFor[time.Time]() {
+		return "a time in RFC 3339"
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return typeName(t.Elem())
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "a boolean"
+	case reflect.Int, reflect.Int64, reflect.Uint64:
+		return "a whole number"
+	case reflect.Float64:
+		return "a number"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	}
+	return "an object"
 }
 
 func kindName(k jsontext.Kind) string {

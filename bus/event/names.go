@@ -4,8 +4,8 @@ import "time"
 
 // Streams that carry the bus. They are created if absent and never silently reconfigured.
 const (
-	StreamAgent = "OPSCORE_AGENT" // register, deregister, state: level events of agents
-	StreamWork  = "OPSCORE_WORK"  // accepted, progress, result and all commands: edge events
+	StreamAgent = "OPSCORE_AGENT" // register, deregister, state, and commands about agents: level events
+	StreamWork  = "OPSCORE_WORK"  // accepted, progress, result, and commands about definitions and runs: edge events
 	StreamFact  = "OPSCORE_FACT"  // what became of agents and runs, for subscribers
 	StreamDead  = "OPSCORE_DEAD"  // dead letters
 )
@@ -13,8 +13,7 @@ const (
 // Durable consumers, shared by all replicas.
 const (
 	ConsumerLifecycle = "lifecycle" // of StreamAgent
-	ConsumerWorkflow  = "workflow"  // of StreamWork: results and run commands
-	ConsumerCommand   = "command"   // of StreamWork: commands about agents, read by lifecycle
+	ConsumerWorkflow  = "workflow"  // of StreamWork
 )
 
 // Headers of messages. NATS header names are case-sensitive.

@@ -1,6 +1,9 @@
 package event
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Code is the machine-readable reason of a refusal; it is also the class of a dead letter.
 type Code string
@@ -31,9 +34,15 @@ type Error struct {
 	Details Raw    `json:"details,omitzero"`
 }
 
-// Errorf makes an Error with a formatted message.
+// Errorf makes an Error with a formatted message. What it quotes may come from anywhere, so the message is made valid UTF-8 and
+// cut to MaxErrorText.
 func Errorf(code Code, format string, args ...any) *Error {
-	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+	text := fmt.Sprintf(format, args...)
+	if len(text) > MaxErrorText {
+		const cut = " [cut]"
+		text = text[:MaxErrorText-len(cut)] + cut
+	}
+	return &Error{Code: code, Message: strings.ToValidUTF8(text, "")}
 }
 
 // Error returns "code: message".

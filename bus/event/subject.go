@@ -53,7 +53,7 @@ const (
 	KindAgentDrain    CommandKind = "agent-drain"
 )
 
-// runKinds and agentKinds split the commands between the consumers of workflow and lifecycle.
+// workflowKinds and agentKinds split the commands between the streams.
 var (
 	workflowKinds = []CommandKind{
 		KindWorkflowApply, KindRunStart, KindRunCancel, KindRunPause, KindRunResume, KindRunSignal, KindRunRetry,
@@ -61,19 +61,20 @@ var (
 	agentKinds = []CommandKind{KindAgentCordon, KindAgentUncordon, KindAgentDrain}
 )
 
-// FilterWorkflow lists the subjects the workflow consumer reads.
-func FilterWorkflow() []string {
-	s := []string{SubjectAccepted, SubjectProgress, SubjectResult}
-	for _, k := range workflowKinds {
+// AgentSubjects lists what StreamAgent carries: what is said by and about agents. Subjects are listed one by one, so that
+// a verb or a kind that nobody reads is refused when it is published.
+func AgentSubjects() []string {
+	s := []string{SubjectRegister, SubjectDeregister, SubjectState}
+	for _, k := range agentKinds {
 		s = append(s, Root+".command."+string(k)+".*")
 	}
 	return s
 }
 
-// FilterCommand lists the subjects lifecycle reads from StreamWork.
-func FilterCommand() []string {
-	var s []string
-	for _, k := range agentKinds {
+// WorkSubjects lists what StreamWork carries: results of tasks, and commands about definitions and runs.
+func WorkSubjects() []string {
+	s := []string{SubjectAccepted, SubjectProgress, SubjectResult}
+	for _, k := range workflowKinds {
 		s = append(s, Root+".command."+string(k)+".*")
 	}
 	return s
@@ -122,13 +123,17 @@ func ParseSubject(subject string) (Address, error) {
 	rest, ok := strings.CutPrefix(subject, Root+".")
 	parts := strings.SplitN(rest, ".", 4)
 	if !ok || len(parts) != 3 || (parts[0] != "agent" && parts[0] != "command") {
-		return Address{}, Errorf(CodeMalformed, "unknown subject %q", subject)
+		return Address{}, unknownSubject(subject)
 	}
 	id, err := ParseToken(parts[2])
 	if err != nil {
-		return Address{}, Errorf(CodeMalformed, "subject %q: %v", subject, err)
+		return Address{}, Errorf(CodeMalformed, "subject %q: %s", subject, err.(*Error).Message)
 	}
 	return Address{Family: parts[0], Name: parts[1], ID: id}, nil
+}
+
+func unknownSubject(subject string) *Error {
+	return Errorf(CodeMalformed, "unknown subject %q; want %s.agent.<verb>.<agent> or %s.command.<kind>.<key>", subject, Root, Root)
 }
 
 // Key returns the last token of a subject, which names the aggregate of a message, without checking it.

@@ -3,6 +3,7 @@ package event
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 const upperHex = "0123456789ABCDEF"
@@ -11,15 +12,18 @@ const upperHex = "0123456789ABCDEF"
 //
 // An id of 1 to 128 characters of [A-Za-z0-9_-] stands for itself. Every other id is written as '=' followed by its bytes,
 // each byte outside that set as '=' and two upper-case hexadecimal digits. A plain id never begins with '=', so the two
-// forms cannot collide, and each id has exactly one token. Token fails with CodeInvalid for the empty id and
-// with CodeTooLarge when the token would be longer than MaxToken bytes (a client library closes its connection over a
-// longer subject).
+// forms cannot collide, and each id has exactly one token. Token fails with CodeInvalid for the empty id and for one that is not
+// UTF-8 (no JSON document could hold it), and with CodeTooLarge when the token would be longer than MaxToken bytes (a client
+// library closes its connection over a longer subject).
 func Token(id string) (string, error) {
 	if id == "" {
 		return "", Errorf(CodeInvalid, "an id must not be empty")
 	}
 	if len(id) <= MaxPlainID && isPlain(id) {
 		return id, nil
+	}
+	if !utf8.ValidString(id) {
+		return "", Errorf(CodeInvalid, "the id %q is not UTF-8", id)
 	}
 	var b strings.Builder
 	b.WriteByte('=')
@@ -45,7 +49,8 @@ func ParseToken(token string) (string, error) {
 	}
 	if token[0] != '=' {
 		if len(token) > MaxPlainID || !isPlain(token) {
-			return "", Errorf(CodeInvalid, "the id token %q must be escaped", token)
+			return "", Errorf(CodeInvalid,
+				"the id token %q must be escaped: '=', then each byte outside [A-Za-z0-9_-] as '=' and two upper-case hexadecimal digits", token)
 		}
 		return token, nil
 	}
@@ -65,8 +70,12 @@ func ParseToken(token string) (string, error) {
 		}
 		id = append(id, c)
 	}
-	if again, err := Token(string(id)); err != nil || again != token {
-		return "", Errorf(CodeInvalid, "the id token %q is not in its canonical form", token)
+	again, err := Token(string(id))
+	if err != nil {
+		return "", err
+	}
+	if again != token {
+		return "", Errorf(CodeInvalid, "the id token %q is not in its canonical form %q", token, again)
 	}
 	return string(id), nil
 }

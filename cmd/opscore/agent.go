@@ -37,9 +37,10 @@ func newAgentList(a *app) *cobra.Command {
 
 func newAgentGet(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "get ID",
-		Short: "Show an agent: what it is, what it does, and why it takes no task",
-		Args:  one("an agent"),
+		Use:               "get ID",
+		Short:             "Show an agent: what it is, what it does, and why it takes no task",
+		Args:              one("an agent"),
+		ValidArgsFunction: onlyArgument(a.completeAgents()),
 		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
 			agent, err := send[event.Agent](ctx, c, request{method: http.MethodGet, path: apiRoute("agents", args[0])})
 			if err != nil {

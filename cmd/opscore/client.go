@@ -47,17 +47,22 @@ func (a *app) call(do func(ctx context.Context, c *client, args []string) error)
 			ctx, cancel = context.WithTimeout(ctx, a.timeout)
 			defer cancel()
 		}
-		key, err := a.apiKey()
-		if err != nil {
-			return err
-		}
-		c, err := newClient(a.serverURL(), key)
+		c, err := a.client()
 		if err != nil {
 			return err
 		}
 		defer c.http.CloseIdleConnections()
 		return do(ctx, c, args)
 	}
+}
+
+// client returns a client of the server that flags and environment name.
+func (a *app) client() (*client, error) {
+	key, err := a.apiKey()
+	if err != nil {
+		return nil, err
+	}
+	return newClient(a.serverURL(), key)
 }
 
 // newClient returns a client of the server at a URL. It fails with a usageError if that is not the URL of a server.

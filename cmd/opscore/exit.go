@@ -30,7 +30,7 @@ const exitCodesHelp = `Exit codes:
   3    not found
   6    the server cannot be reached or is not available
   7    the run that was waited for did not complete
-  130  interrupted`
+  130  interrupted (143: terminated)`
 
 // usageError says that a command line is wrong.
 type usageError struct {

@@ -6,9 +6,8 @@ import (
 	"io"
 	"iter"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-
-	"github.com/opspawn/opscore/bus/event"
 )
 
 // outputFormat is the value of --output.
@@ -23,7 +22,7 @@ const (
 // Set checks and sets the format.
 func (f *outputFormat) Set(s string) error {
 	if s != formatTable && s != formatJSON {
-		return fmt.Errorf("it is %q, and can be %s or %s", s, formatTable, formatJSON)
+		return fmt.Errorf("it can be %s or %s", formatTable, formatJSON)
 	}
 	*f = outputFormat(s)
 	return nil
@@ -43,11 +42,8 @@ func (f *outputFormat) Type() string { return "format" }
 // print writes one thing to stdout: its JSON, or the sheet that show fills for people.
 func (a *app) print(thing any, show func(*sheet)) error {
 	if a.output == formatJSON {
-		raw, err := event.Marshal(thing)
-		if err != nil {
-			return fmt.Errorf("encode the output: %w", err)
-		}
-		return jsontext.NewEncoder(a.stdout, jsontext.WithIndent("  ")).WriteValue(raw)
+		enc := jsontext.NewEncoder(a.stdout, jsontext.WithIndent("  "))
+		return json.MarshalEncode(enc, thing, json.Deterministic(true))
 	}
 	p := &sheet{style: a.style(a.stdout)}
 	show(p)
@@ -94,11 +90,7 @@ func printJSONList[T any](w io.Writer, list iter.Seq2[[]T, error]) error {
 			return err
 		}
 		for _, item := range items {
-			raw, err := event.Marshal(item)
-			if err != nil {
-				return fmt.Errorf("encode the output: %w", err)
-			}
-			if err := enc.WriteValue(raw); err != nil {
+			if err := json.MarshalEncode(enc, item, json.Deterministic(true)); err != nil {
 				return err
 			}
 		}

@@ -24,10 +24,11 @@ type apiError struct {
 
 // problem is a body of application/problem+json.
 type problem struct {
-	Title  string          `json:"title,omitzero"`
-	Detail string          `json:"detail,omitzero"`
-	Code   event.Code      `json:"code,omitzero"`
-	Errors []problemDetail `json:"errors,omitzero"`
+	Title     string          `json:"title,omitzero"`
+	Detail    string          `json:"detail,omitzero"`
+	Code      event.Code      `json:"code,omitzero"`
+	Errors    []problemDetail `json:"errors,omitzero"`
+	RequestID string          `json:"requestId,omitzero"` // finds the request in the server's log
 }
 
 // problemDetail is one mistake in a request.
@@ -78,9 +79,12 @@ func (e *apiError) Error() string {
 	}
 	text := e.text()
 	for _, d := range e.Errors {
-		if d.Message != e.Detail {
+		if !strings.Contains(e.Detail, d.Message) {
 			text += "; " + d.String()
 		}
+	}
+	if e.status >= http.StatusInternalServerError && e.RequestID != "" {
+		text += fmt.Sprintf(" (request %s)", e.RequestID)
 	}
 	return text
 }

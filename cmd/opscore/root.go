@@ -74,10 +74,30 @@ func newRoot(a *app) *cobra.Command {
 		newAgentCommand(a), newWorkflowCommand(a), newRunCommand(a),
 		newDevCommand(a), newServeCommand(a), newDemoCommand(a), newVersionCommand(a),
 	)
-	root.InitDefaultCompletionCmd()
-	root.InitDefaultHelpCmd()
+	addCompletionAndHelp(root)
 	a.watchBegin(root)
 	return root
+}
+
+// addCompletionAndHelp adds the commands that cobra brings, and makes them refuse what they do not know.
+func addCompletionAndHelp(root *cobra.Command) {
+	// A command that holds others must look runnable to check its arguments, and still is of no use alone.
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}", 1))
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "completion":
+			group(c)
+		case "help":
+			c.Args = func(_ *cobra.Command, args []string) error {
+				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return fmt.Errorf("there is no command %q", strings.Join(args, " "))
+				}
+				return nil
+			}
+		}
+	}
 }
 
 // group makes a command that only holds other commands say so when none of them was named.

@@ -42,12 +42,14 @@ With --wait the command follows the run, prints it at its end, and exits with 7 
 the wait; the run itself goes on when the wait ends early.`,
 		Example: `  opscore run start report --input '{"week": 47}' --wait
   opscore run start report --input @input.json --label team=sales`,
-		Args: one("a workflow"),
-		RunE: a.call(func(ctx context.Context, c *client, args []string) error { return a.startRun(ctx, c, args[0], &o) }),
+		Args:              one("a workflow"),
+		ValidArgsFunction: onlyArgument(a.completeWorkflows()),
+		RunE:              a.call(func(ctx context.Context, c *client, args []string) error { return a.startRun(ctx, c, args[0], &o) }),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&o.agent, "agent", "", "`id` of the agent that gets the first task")
+	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents())
 	flags.StringVar(&o.input, "input", "", "input of the run: a JSON object, @FILE, or @- for standard input")
 	flags.StringArrayVar(&o.labels, "label", nil, "label `k=v` of the run; may be repeated")
 	flags.BoolVar(&o.wait, "wait", false, "wait for the end of the run")
@@ -56,9 +58,10 @@ the wait; the run itself goes on when the wait ends early.`,
 
 func newRunGet(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "get RUN",
-		Short: "Show a run, its tasks, and what they wait for",
-		Args:  one("a run"),
+		Use:               "get RUN",
+		Short:             "Show a run, its tasks, and what they wait for",
+		Args:              one("a run"),
+		ValidArgsFunction: onlyArgument(a.completeRuns()),
 		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
 			run, err := send[event.Run](ctx, c, request{method: http.MethodGet, path: apiRoute("runs", args[0])})
 			if err != nil {
@@ -72,7 +75,7 @@ func newRunGet(a *app) *cobra.Command {
 func newRunList(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "List the runs",
+		Short: "List the runs, oldest first",
 		Args:  none,
 		RunE: a.call(func(ctx context.Context, c *client, _ []string) error {
 			head := []string{"RUN", "WORKFLOW", "STATE", "CREATED", "DURATION", "LABELS", "ERROR"}
@@ -84,17 +87,17 @@ func newRunList(a *app) *cobra.Command {
 func newRunCancel(a *app) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use:   "cancel RUN",
-		Short: "Cancel a run",
-		Args:  one("a run"),
+		Use:               "cancel RUN",
+		Short:             "Cancel a run",
+		Args:              one("a run"),
+		ValidArgsFunction: onlyArgument(a.completeRuns()),
 		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
-			post := request{method: http.MethodPost, path: apiRoute("runs", args[0], "cancel"), key: uuid.NewString()}
-			post.body = event.RunCommand{Reason: reason}
-			ref, err := send[runRef](ctx, c, post)
+			post := request{method: http.MethodPost, path: apiRoute("runs", args[0], "cancel"), body: event.RunCommand{Reason: reason}}
+			run, err := send[event.Run](ctx, c, post)
 			if err != nil {
 				return err
 			}
-			return a.print(ref, ref.show)
+			return a.print(run, func(p *sheet) { showRun(p, &run) })
 		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for people")
@@ -109,19 +112,17 @@ type startRequest struct {
 	Labels     map[string]string `json:"labels,omitzero"`
 }
 
-// runRef is the answer to a command about a run.
-type runRef struct {
+// startedRun is the answer to a start.
+type startedRun struct {
 	RunID           string         `json:"runId"`
-	WorkflowID      string         `json:"workflowId,omitzero"`
-	WorkflowVersion string         `json:"workflowVersion,omitzero"`
-	State           event.RunState `json:"state,omitzero"`
+	WorkflowID      string         `json:"workflowId"`
+	WorkflowVersion string         `json:"workflowVersion"`
+	State           event.RunState `json:"state"`
 }
 
-func (r *runRef) show(p *sheet) {
+func (r *startedRun) show(p *sheet) {
 	p.field("Run", text(r.RunID))
-	if r.WorkflowID != "" {
-		p.field("Workflow", text(nameVersion(r.WorkflowID, r.WorkflowVersion)))
-	}
+	p.field("Workflow", text(nameVersion(r.WorkflowID, r.WorkflowVersion)))
 	p.field("State", state(r.State))
 }
 
@@ -136,14 +137,14 @@ func (a *app) startRun(ctx context.Context, c *client, workflowID string, o *sta
 		return err
 	}
 	post := request{method: http.MethodPost, path: apiRoute("runs"), body: body, key: uuid.NewString()}
-	ref, err := send[runRef](ctx, c, post)
+	started, err := send[startedRun](ctx, c, post)
 	if err != nil {
 		return err
 	}
 	if !o.wait {
-		return a.print(ref, ref.show)
+		return a.print(started, started.show)
 	}
-	run, ended := a.waitRun(ctx, c, ref)
+	run, ended := a.waitRun(ctx, c, started.RunID)
 	if run != nil {
 		if err := a.print(run, func(p *sheet) { showRun(p, run) }); err != nil {
 			return err

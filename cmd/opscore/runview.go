@@ -83,12 +83,12 @@ func problemText(e *event.TaskError) string {
 func showReasons(p *sheet, t *event.RunTask) {
 	p.section("")
 	if len(t.Reasons) == 0 {
-		p.line(text(fmt.Sprintf("Task %s waits for an agent, and none is registered that refuses it.", t.TaskID)))
+		p.line(text(fmt.Sprintf("Task %s waits for an agent: none is registered, or one is just about to get it.", t.TaskID)))
 		return
 	}
 	p.line(cell{text: fmt.Sprintf("Task %s waits for an agent:", printable(t.TaskID)), color: colorTitle})
 	for _, line := range reasonLines(t.Reasons) {
-		p.line(text(""), text(line))
+		p.line(cell{}, text(line))
 	}
 }
 

@@ -184,7 +184,7 @@ func (s style) row(cells []cell, widths []int, limit int) string {
 		b.WriteString(s.paint(shown, c.color))
 		used += pad + utf8.RuneCountInString(shown)
 	}
-	return b.String()
+	return strings.TrimRight(b.String(), " ")
 }
 
 // cut shortens a text to n characters.

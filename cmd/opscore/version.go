@@ -56,4 +56,3 @@ func newVersionCommand(a *app) *cobra.Command {
 		},
 	}
 }
-

@@ -24,21 +24,21 @@ const (
 
 // waitRun follows a run to its end. It returns the run as it was last seen, nil if that was never or the program was interrupted, and an
 // incompleteError unless the run completed.
-func (a *app) waitRun(ctx context.Context, c *client, ref runRef) (*event.Run, error) {
+func (a *app) waitRun(ctx context.Context, c *client, id string) (*event.Run, error) {
 	view := a.newLiveView()
 	defer view.clear()
 	var last *event.Run
 	answered := time.Now()
 	for pause := firstPoll; ; pause = min(2*pause, slowPoll) {
-		run, err := send[event.Run](ctx, c, request{method: http.MethodGet, path: apiRoute("runs", ref.RunID)})
+		run, err := send[event.Run](ctx, c, request{method: http.MethodGet, path: apiRoute("runs", id)})
 		switch {
 		case ctx.Err() != nil:
-			return a.waitEnded(ctx, ref, last)
+			return a.waitEnded(ctx, id, last)
 		case err == nil:
 			last, answered = &run, time.Now()
 			view.show(&run)
 		case !passing(err) || time.Since(answered) > waitOutage:
-			return nil, fmt.Errorf("lost sight of run %s: %w", ref.RunID, err)
+			return nil, fmt.Errorf("lost sight of run %s: %w", id, err)
 		}
 		if err == nil && run.State.Final() {
 			return &run, outcome(&run)
@@ -46,14 +46,14 @@ func (a *app) waitRun(ctx context.Context, c *client, ref runRef) (*event.Run, e
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return a.waitEnded(ctx, ref, last)
+			return a.waitEnded(ctx, id, last)
 		}
 	}
 }
 
 // waitEnded says that a wait ended before its run did.
-func (a *app) waitEnded(ctx context.Context, ref runRef, last *event.Run) (*event.Run, error) {
-	text := fmt.Sprintf("run %s goes on; see \"opscore run get %s\"", ref.RunID, ref.RunID)
+func (a *app) waitEnded(ctx context.Context, id string, last *event.Run) (*event.Run, error) {
+	text := fmt.Sprintf("run %s goes on; see \"opscore run get %s\"", id, id)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil, &incompleteError{text: text, cause: context.Canceled}
 	}
@@ -100,8 +100,8 @@ func (v *liveView) show(r *event.Run) {
 		return
 	}
 	width, height, err := term.GetSize(int(v.w.Fd()))
-	if err != nil || width < 20 || height < 4 {
-		return
+	if err != nil || width == 0 || height == 0 {
+		width, height = 80, 24 // it does not say
 	}
 	lines := frame(v.app.style(v.w), r, width, height)
 	_, _ = io.WriteString(v.w, v.up()+strings.Join(lines, "\n")+"\n")
@@ -127,8 +127,8 @@ func (v *liveView) up() string {
 
 // frame is what a live view shows of a run: its state and as many tasks as there is room for, from the first that has not ended.
 func frame(s style, r *event.Run, width, height int) []string {
-	title := []cell{text("run " + r.RunID), text("of " + r.WorkflowID), state(r.State), s.between(&r.CreatedAt, r.EndedAt)}
-	lines := []string{s.row(title, nil, width-1)}
+	title := []cell{state(r.State), s.between(&r.CreatedAt, r.EndedAt), text(r.WorkflowID), text("run " + r.RunID)}
+	lines := []string{s.row(title, nil, max(width-1, 1))}
 	from, to := window(r.Tasks, height-4)
 	rows := make([][]cell, 0, to-from)
 	for i := from; i < to; i++ {
@@ -137,7 +137,7 @@ func frame(s style, r *event.Run, width, height int) []string {
 	t := new(table)
 	t.fit(rows)
 	for _, row := range rows {
-		lines = append(lines, "  "+s.row(row, t.widths, width-3))
+		lines = append(lines, "  "+s.row(row, t.widths, max(width-3, 1)))
 	}
 	if hidden := len(r.Tasks) - (to - from); hidden > 0 {
 		lines = append(lines, "  "+s.paint(fmt.Sprintf("and %s", count(hidden, "other task")), colorFaint))

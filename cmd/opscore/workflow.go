@@ -8,10 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/spf13/cobra"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -78,9 +78,10 @@ func newWorkflowList(a *app) *cobra.Command {
 func newWorkflowGet(a *app) *cobra.Command {
 	var version string
 	cmd := &cobra.Command{
-		Use:   "get ID",
-		Short: "Show a workflow and its tasks",
-		Args:  one("a workflow"),
+		Use:               "get ID",
+		Short:             "Show a workflow and its tasks",
+		Args:              one("a workflow"),
+		ValidArgsFunction: onlyArgument(a.completeWorkflows()),
 		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
 			get := request{method: http.MethodGet, path: apiRoute("workflows", args[0])}
 			if version != "" {
@@ -108,9 +109,6 @@ func (a *app) readDefinition(file string) (*workflow.Definition, event.Raw, erro
 	name, source, err := a.readInput(file)
 	if err != nil {
 		return nil, nil, err
-	}
-	if n := documents(source); n > 1 {
-		return nil, nil, fmt.Errorf("%s holds %d documents; a file holds one workflow", name, n)
 	}
 	def, err := workflow.ParseFile(source)
 	var problems workflow.Problems
@@ -152,23 +150,9 @@ func definitionJSON(source []byte) (event.Raw, error) {
 	return event.Raw(raw), nil
 }
 
-// documents counts the documents of a YAML file, 0 if it is none.
-func documents(source []byte) int {
-	file, err := parser.ParseBytes(source, 0)
-	if err != nil {
-		return 0
-	}
-	n := 0
-	for _, d := range file.Docs {
-		if d.Body != nil {
-			n++
-		}
-	}
-	return n
-}
-
-// printProblems writes each mistake to stderr as FILE:LINE: text, followed by that line.
+// printProblems writes each mistake to stderr as FILE:LINE: text, followed by that line, in the order of the file.
 func (a *app) printProblems(name string, source []byte, problems workflow.Problems) {
+	slices.SortStableFunc(problems, func(p, q workflow.Problem) int { return p.Line - q.Line })
 	lines := strings.Split(string(source), "\n")
 	s := a.style(a.stderr)
 	for _, p := range problems {

@@ -17,10 +17,7 @@ import (
 )
 
 // Driver opens "file:relative/path" and "file:///absolute/path".
-var Driver = storage.Driver{
-	Scheme: "file",
-	Open:   func(ctx context.Context, u *url.URL) (storage.Store, error) { return Open(ctx, u) },
-}
+var Driver = storage.Driver{Scheme: "file", Open: open}
 
 const (
 	// lockTimeout is how long Open waits for another process to let go of the file.
@@ -42,6 +39,15 @@ type Store struct {
 }
 
 var _ storage.Store = (*Store)(nil)
+
+// open is Open without the trap of a nil pointer in an interface.
+func open(ctx context.Context, u *url.URL) (storage.Store, error) {
+	s, err := Open(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
 // Open opens the file a URL names (see [Driver]), creating it and its folder when absent. It returns an error if the
 // URL has a mistake, if the file is not a database, or if another process has it open for more than a second.

@@ -46,7 +46,7 @@ func (s *Store) Commit(ctx context.Context, txns ...storage.Txn) []error {
 // send executes a pipeline, loading the library if the server lacks it, and stores the outcome of each Txn in errs.
 // It returns the error that makes it unwise to send more, if any.
 func (s *Store) send(ctx context.Context, p *pipeline, errs []error) error {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	missing, broken := p.exec(ctx, s.client, errs)
 	if !missing || broken != nil {

@@ -22,7 +22,7 @@
 // The client library sends a command or a whole pipeline again when its connection breaks before the answer. That is
 // wanted here: a Txn carries its own revision, so a repeat that finds it is answered with success and writes nothing,
 // and a repeat that finds something newer is answered with a conflict. Retries hide short interruptions, but are
-// bounded: a dead server is reported within [Timeout].
+// bounded: a dead server is reported within the timeout, [DefaultTimeout] unless the URL names another.
 //
 // # Durability
 //

@@ -15,7 +15,7 @@ import (
 )
 
 // reported is the time within which an outage must be reported: the store's own bound and some for a busy machine.
-const reported = redisstore.Timeout + time.Second
+const reported = redisstore.DefaultTimeout + time.Second
 
 // behindProxy is a store that reaches its server through a proxy.
 type behindProxy struct {
@@ -277,7 +277,7 @@ func TestDeadlineOfTheCallerHolds(t *testing.T) {
 	start := time.Now()
 	errs := s.Commit(ctx, s.chain("a", 1)...)
 	wantUnknown(t, errs)
-	if took := time.Since(start); took > redisstore.Timeout/2 {
+	if took := time.Since(start); took > redisstore.DefaultTimeout/2 {
 		t.Fatalf("took %v", took)
 	}
 }

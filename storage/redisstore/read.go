@@ -29,7 +29,7 @@ func (s *Store) Get(ctx context.Context, keys ...storage.Key) ([]storage.Doc, er
 
 // get appends the documents of one pipeline to docs.
 func (s *Store) get(ctx context.Context, docs []storage.Doc, keys []storage.Key) ([]storage.Doc, error) {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	pipe := s.client.Pipeline()
 	cmds := make([]*redis.SliceCmd, len(keys))
@@ -57,7 +57,7 @@ func (s *Store) Range(
 	if limit < 1 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	ask := func() ([]string, error) {
 		cmd := redis.NewStringSliceCmd(ctx, "fcall_ro", functionRange, 1, s.keys.index(index),
@@ -95,7 +95,7 @@ func parseEntries(flat []string) ([]storage.Entry, error) {
 
 // Count counts the entries with from ≤ score ≤ to, in O(log n).
 func (s *Store) Count(ctx context.Context, index storage.Index, from, to storage.Score) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	n, err := s.client.ZCount(ctx, s.keys.index(index), formatScore(from), formatScore(to)).Result()
 	if err != nil {
@@ -111,7 +111,7 @@ func (s *Store) Tail(ctx context.Context, log storage.Log, n int) ([][]byte, err
 	if n < 1 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	entries, err := s.client.LRange(ctx, s.keys.log(log), int64(-n), -1).Result()
 	if err != nil {

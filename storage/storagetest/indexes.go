@@ -81,7 +81,9 @@ var indexCases = []testCase{
 	}},
 	{"ScoresAreExact", func(f *fixture) {
 		var entries []storage.Entry
-		for _, score := range []storage.Score{0, 1, 1 << 31, 1_790_000_000_000_001, 1 << 52, storage.MaxScore - 1, storage.MaxScore} {
+		for _, score := range []storage.Score{
+			0, 1, 1 << 31, 1_790_000_000_000_001, 1 << 52, storage.MaxScore - 1, storage.MaxScore,
+		} {
 			entries = append(entries, storage.Entry{Member: fmt.Sprint(score), Score: score})
 		}
 		f.index(ops("i", entries), nil)
@@ -107,7 +109,8 @@ var indexCases = []testCase{
 	}},
 	{"CursorNeedsNoMember", func(f *fixture) {
 		f.index(ops("i", []storage.Entry{
-			{Member: "a", Score: 5}, {Member: "c", Score: 5}, {Member: "e", Score: 5}, {Member: "d", Score: 7}, {Member: "b", Score: 1},
+			{Member: "a", Score: 5}, {Member: "c", Score: 5}, {Member: "e", Score: 5},
+			{Member: "d", Score: 7}, {Member: "b", Score: 1},
 		}), nil)
 		rest := []storage.Entry{{Member: "c", Score: 5}, {Member: "e", Score: 5}, {Member: "d", Score: 7}}
 		same(f, "behind a", f.page("i", storage.Cursor{Score: 5, Member: "a"}, 9, 9), rest)

@@ -3,6 +3,7 @@ package storagetest
 import (
 	"bufio"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -129,13 +130,20 @@ func (s *RedisServer) log() string {
 	return string(text)
 }
 
-// freePort returns a port of the loopback interface that was free a moment ago.
+// freePort returns a port of the loopback interface that was free a moment ago. It lies below the range from which
+// systems give ports to outgoing connections: one of those could hold it when the server starts again.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("find a free port: %v", err)
+	const first, last, attempts = 20_000, 30_000, 100
+	var err error
+	for range attempts {
+		port := first + rand.IntN(last-first)
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatalf("find a free port: %v", err)
+	return 0
 }

@@ -1,0 +1,95 @@
+package bridge
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// replayWindow is how far the timestamp of a signed webhook may be from now.
+const replayWindow = 5 * time.Minute
+
+// hasKey reports whether a request shows a bearer key: the scheme in any case, one space, and the key byte for byte.
+func hasKey(r *http.Request, key string) bool {
+	scheme, shown, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return key != "" && strings.EqualFold(scheme, "bearer") && equalKeys(shown, key)
+}
+
+// equalKeys compares in a time that tells nothing of either.
+func equalKeys(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+// admitAPI refuses requests to the new API that do not show the key, if there is one.
+func (b *Bridge) admitAPI(next http.Handler) http.Handler {
+	if b.cfg.Key == "" {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hasKey(r, b.cfg.Key) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		challenge := `Bearer realm="opscore"`
+		if r.Header.Get("Authorization") != "" {
+			challenge += `, error="invalid_token"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
+		fail(w, r, errUnauthorized)
+	})
+}
+
+// admitOld is the check of the three old bearer routes.
+func (b *Bridge) admitOld(r *http.Request, _ []byte) error {
+	key := b.cfg.Key
+	if key == "" {
+		key = b.cfg.OldKey
+	}
+	switch {
+	case len(r.Header.Values("Authorization")) == 0:
+		return &oldError{http.StatusUnauthorized, "Authorization header missing"}
+	case !hasKey(r, key):
+		return &oldError{http.StatusUnauthorized, "Invalid authentication credentials"}
+	}
+	return nil
+}
+
+// admitWebhook checks the signature of AgentKit: HMAC-SHA256 over the timestamp, a dot and the body, by one of the secrets, and not
+// older than the replay window.
+func (b *Bridge) admitWebhook(r *http.Request, body []byte) error {
+	if len(b.cfg.WebhookSecrets) == 0 {
+		return nil
+	}
+	refused := &oldError{http.StatusUnauthorized, "Invalid webhook signature"}
+	stamp := r.Header.Get("X-AgentKit-Timestamp")
+	seconds, err := strconv.ParseInt(stamp, 10, 64)
+	if err != nil || time.Since(time.Unix(seconds, 0)).Abs() > replayWindow {
+		return refused
+	}
+	shown, err := hex.DecodeString(r.Header.Get("X-AgentKit-Signature"))
+	if err != nil {
+		return refused
+	}
+	valid := false
+	for _, secret := range b.cfg.WebhookSecrets {
+		// All are tried, so that the time does not tell which one it was.
+		valid = hmac.Equal(shown, webhookSignature(secret, stamp, body)) || valid
+	}
+	if !valid {
+		return refused
+	}
+	return nil
+}
+
+func webhookSignature(secret, stamp string, body []byte) []byte {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(stamp + "."))
+	mac.Write(body)
+	return mac.Sum(nil)
+}

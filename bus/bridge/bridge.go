@@ -1,0 +1,155 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// AgentQueries reads agents. An agent that is not registered is an *event.Error of CodeUnknownAgent; any other error means that
+// the store does not answer.
+type AgentQueries interface {
+	Get(ctx context.Context, id string) (*event.Agent, error)
+	List(ctx context.Context, cursor string, limit int) (event.List[event.Agent], error)
+	// Fence returns the highest sequence of StreamAgent taken in for an agent, registered or not.
+	Fence(ctx context.Context, id string) (uint64, error)
+}
+
+// RunQueries reads runs and definitions. One that does not exist is an *event.Error of CodeUnknownRun or CodeUnknownDefinition; any
+// error that is no *event.Error means that the store does not answer.
+type RunQueries interface {
+	Run(ctx context.Context, id string) (*event.Run, error)
+	Runs(ctx context.Context, cursor string, limit int) (event.List[event.Run], error)
+	// Fence returns the highest sequence of StreamWork taken in for a run, 0 if there is no such run.
+	Fence(ctx context.Context, id string) (uint64, error)
+	// Workflow returns a version of a definition; the latest one if version is empty.
+	Workflow(ctx context.Context, id, version string) (*event.Definition, error)
+	Workflows(ctx context.Context, cursor string, limit int) (event.List[event.Definition], error)
+}
+
+// HistoryQuery returns what an agent has said, oldest first; see [History].
+type HistoryQuery func(ctx context.Context, agent string) ([]event.Raw, error)
+
+// History makes a HistoryQuery of a query that returns entries of any type; they are shown as their JSON.
+func History[T any](read func(ctx context.Context, agent string) ([]T, error)) HistoryQuery {
+	return func(ctx context.Context, agent string) ([]event.Raw, error) {
+		entries, err := read(ctx, agent)
+		if err != nil {
+			return nil, err
+		}
+		shown := make([]event.Raw, len(entries))
+		for i, e := range entries {
+			if shown[i], err = event.Marshal(e); err != nil {
+				return nil, err
+			}
+		}
+		return shown, nil
+	}
+}
+
+// Check is one thing that must work before Ops-Core is ready. Err is nil when it does.
+type Check struct {
+	Name string
+	Err  error
+}
+
+// Config is what a Bridge needs. Bus, Agents and Runs are required.
+type Config struct {
+	Bus    *bus.Conn
+	Agents AgentQueries
+	Runs   RunQueries
+	// History, when set, is shown under /api/v1/agents/{id}/history.
+	History HistoryQuery
+
+	// Key is the bearer key of all routes but the webhook and the probes. Empty leaves /api/v1 open.
+	Key string
+	// OldKey is the key of the three old bearer routes when Key is empty. When both are empty these routes refuse everybody.
+	OldKey string
+	// WebhookSecrets are the secrets of which one must have signed a request to the old webhook. Empty leaves it open.
+	WebhookSecrets []string
+
+	// Ready returns what /readyz shows. Nil: ready means connected to NATS.
+	Ready func(ctx context.Context) []Check
+	// CallTimeout is how long a write waits for its outcome. 0 means 5 s.
+	CallTimeout time.Duration
+	// Version is shown in the description of the API.
+	Version string
+	// Log gets one line per finished request. Nil logs nothing.
+	Log *slog.Logger
+}
+
+const defaultCallTimeout = 5 * time.Second
+
+// Bridge answers HTTP requests. Its methods are safe for concurrent use.
+type Bridge struct {
+	cfg     Config
+	log     *slog.Logger
+	api     http.Handler
+	handler http.Handler
+	store   storeGuard
+
+	inFlight  chan struct{} // one token per request being served
+	draining  chan struct{} // closed when Serve begins to stop
+	drainOnce sync.Once
+}
+
+// New makes a Bridge. It fails if a required member of the Config is missing.
+func New(cfg Config) (*Bridge, error) {
+	if cfg.Bus == nil || cfg.Agents == nil || cfg.Runs == nil {
+		return nil, errors.New("bridge: Bus, Agents and Runs are required")
+	}
+	if cfg.CallTimeout <= 0 {
+		cfg.CallTimeout = defaultCallTimeout
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func(context.Context) []Check { return []Check{natsCheck(cfg.Bus)} }
+	}
+	b := &Bridge{
+		cfg: cfg, log: cfg.Log,
+		inFlight: make(chan struct{}, maxInFlight),
+		draining: make(chan struct{}),
+	}
+	b.store.probe = func(ctx context.Context) error {
+		_, err := cfg.Agents.Fence(ctx, "probe")
+		return err
+	}
+	b.api = b.newAPI()
+	b.handler = b.observe(b.limit(http.HandlerFunc(b.route)))
+	return b, nil
+}
+
+func natsCheck(conn *bus.Conn) Check {
+	c := Check{Name: "nats"}
+	if !conn.Connected() {
+		c.Err = errors.New("not connected")
+	}
+	return c
+}
+
+// Handler returns the handler of all routes.
+func (b *Bridge) Handler() http.Handler { return b.handler }
+
+// route sends a request to the new API, the probes or the old API, which also answers for everything unknown.
+func (b *Bridge) route(w http.ResponseWriter, r *http.Request) {
+	switch path := r.URL.Path; {
+	case isAPI(path), isDescription(path):
+		b.api.ServeHTTP(w, r)
+	case path == pathLive || path == pathReady:
+		b.serveProbe(w, r)
+	default:
+		b.serveOld(w, r)
+	}
+}
+
+// isAPI reports whether errors of a path are told as problem+json.
+func isAPI(path string) bool { return path == "/api" || strings.HasPrefix(path, "/api/") }

@@ -1,0 +1,142 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// command is one write on its way to the aggregate that judges it.
+type command struct {
+	subject string
+	body    any // encoded as JSON, or an event.Raw as it is
+	// passed reports whether the aggregate has taken in the message with this sequence; it is asked when the outcome did not come.
+	passed func(ctx context.Context, seq uint64) (bool, error)
+	// result is the outcome of a message that has passed, as far as it can be known.
+	result func(ctx context.Context) (event.Outcome, error)
+}
+
+// call publishes a command and waits for its outcome; a refusal is an error. A message that its consumer would refuse unseen is not
+// published at all, and nothing is while the bus or the store is known to be down.
+func (b *Bridge) call(ctx context.Context, c command) (event.Outcome, error) {
+	msg, err := c.message(ctx)
+	if err != nil {
+		return event.Outcome{}, err
+	}
+	if !b.cfg.Bus.Connected() {
+		return event.Outcome{}, errBusDown
+	}
+	if err := b.store.check(ctx); err != nil {
+		return event.Outcome{}, err
+	}
+	limited, cancel := context.WithTimeout(ctx, b.cfg.CallTimeout)
+	defer cancel()
+	outcome, ack, err := b.cfg.Bus.Call(limited, msg)
+	var refusal *event.Error
+	switch {
+	case err == nil && outcome.Error != nil:
+		return outcome, outcome.Error
+	case err == nil:
+		return outcome, nil
+	case errors.As(err, &refusal):
+		return event.Outcome{}, err
+	case ack.Seq == 0 || ctx.Err() != nil:
+		return event.Outcome{}, errors.Join(errUnconfirmed, err)
+	}
+	return b.confirm(ctx, c, ack.Seq, err)
+}
+
+var (
+	errBusDown     = event.Errorf(event.CodeUnavailable, "NATS is not connected")
+	errUnconfirmed = event.Errorf(event.CodeUnavailable, "not confirmed in time; it may still take effect, and repeating it is safe")
+)
+
+// confirm asks the aggregate about a message that was stored but whose outcome did not come.
+func (b *Bridge) confirm(ctx context.Context, c command, seq uint64, why error) (event.Outcome, error) {
+	passed, err := query(ctx, b, func(ctx context.Context) (bool, error) { return c.passed(ctx, seq) })
+	if err != nil {
+		return event.Outcome{}, err
+	}
+	if !passed {
+		return event.Outcome{}, errors.Join(errUnconfirmed, why)
+	}
+	if c.result == nil {
+		return event.Outcome{OK: true, Seq: seq}, nil
+	}
+	return query(ctx, b, c.result)
+}
+
+// message makes the message of a command and checks that it says something.
+func (c *command) message(ctx context.Context) (*nats.Msg, error) {
+	msg := nats.NewMsg(c.subject)
+	exchangeOf(ctx).mark(msg.Header)
+	if raw, ok := c.body.(event.Raw); ok {
+		msg.Data = raw
+	} else {
+		// Deterministic, because a start that is repeated is recognised by its bytes.
+		data, err := json.Marshal(c.body, json.Deterministic(true))
+		if err != nil {
+			return nil, fmt.Errorf("encode %T: %w", c.body, err)
+		}
+		msg.Data = data
+	}
+	if _, err := event.Decode(msg.Subject, msg.Data); err != nil {
+		return nil, err
+	}
+	return msg, nil
+}
+
+// toAgent is a level event of an agent.
+func (b *Bridge) toAgent(v event.Verb, id string, body any) (command, error) {
+	token, err := event.Token(id)
+	if err != nil {
+		return command{}, err
+	}
+	return command{
+		subject: event.AgentSubject(v, token),
+		body:    body,
+		passed: func(ctx context.Context, seq uint64) (bool, error) {
+			fence, err := b.cfg.Agents.Fence(ctx, id)
+			return fence >= seq, err
+		},
+	}, nil
+}
+
+// toRun is a command about a run; when its outcome got lost, the run itself tells.
+func (b *Bridge) toRun(k event.CommandKind, id string, body any) (command, error) {
+	token, err := event.Token(id)
+	if err != nil {
+		return command{}, err
+	}
+	return command{
+		subject: event.CommandSubject(k, token),
+		body:    body,
+		passed: func(ctx context.Context, seq uint64) (bool, error) {
+			fence, err := b.cfg.Runs.Fence(ctx, id)
+			return fence >= seq, err
+		},
+		result: func(ctx context.Context) (event.Outcome, error) {
+			run, err := b.cfg.Runs.Run(ctx, id)
+			if err != nil {
+				return event.Outcome{}, err
+			}
+			return event.Outcome{
+				OK: true, RunID: id, WorkflowID: run.WorkflowID, WorkflowVersion: run.WorkflowVersion, State: string(run.State), Version: run.Version,
+			}, nil
+		},
+	}, nil
+}
+
+// report sends an event of an agent.
+func (b *Bridge) report(ctx context.Context, v event.Verb, id string, body any) error {
+	c, err := b.toAgent(v, id, body)
+	if err == nil {
+		_, err = b.call(ctx, c)
+	}
+	return err
+}

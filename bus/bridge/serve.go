@@ -1,0 +1,107 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// The bounds of the server. Old clients pause up to a minute between two requests on one connection, and count a connection
+// that is closed at the wrong moment as a failure.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 180 * time.Second
+	bodyTimeout   = 30 * time.Second
+	maxHeader     = 32 << 10
+	maxBody       = 1 << 20
+	maxInFlight   = 4096
+
+	partTime  = time.Second      // to tell clients on idle connections that they shall close them
+	drainTime = 10 * time.Second // for requests that are being served
+	abortTime = 5 * time.Second  // for handlers whose connections were closed
+)
+
+var errDraining = errors.New("shutting down")
+
+// Serve answers requests on a listener until ctx ends, and closes the listener. When ctx ends it goes on for up to a second so that
+// clients learn from a Connection: close that the connection ends, then waits up to 10 s for requests in flight. It returns when
+// its goroutines are gone, with an error if the listener failed. A Bridge serves once.
+func (b *Bridge) Serve(ctx context.Context, l net.Listener) error {
+	var open atomic.Int64
+	srv := b.server(&open)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		b.drain(srv, &open)
+		err = <-failed
+	}
+	awaitZero(&open, abortTime)
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("bridge: serve HTTP: %w", err)
+}
+
+// server makes the http.Server, which counts its connections in open.
+func (b *Bridge) server(open *atomic.Int64) *http.Server {
+	return &http.Server{
+		Handler:           b.handler,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				open.Add(-1)
+			}
+		},
+	}
+}
+
+// drain ends the service in order: readiness is withdrawn and every answer closes its connection; then nothing new is taken and
+// what is being served ends; then it is cut off.
+func (b *Bridge) drain(srv *http.Server, open *atomic.Int64) {
+	b.drainOnce.Do(func() { close(b.draining) })
+	awaitZero(open, partTime)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		b.log.Warn("requests cut off at shutdown", "after", drainTime, "err", err)
+		_ = srv.Close() // there is nothing left to do about it
+	}
+}
+
+func (b *Bridge) isDraining() bool {
+	select {
+	case <-b.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitZero waits until a count is zero, or for the given time.
+func awaitZero(n *atomic.Int64, limit time.Duration) {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for n.Load() > 0 {
+		select {
+		case <-tick.C:
+		case <-timeout.C:
+			return
+		}
+	}
+}

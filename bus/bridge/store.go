@@ -1,0 +1,100 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+const (
+	probeEvery   = time.Second // how often a store that does not answer is asked whether it does again
+	probeTimeout = time.Second
+)
+
+var errStoreDown = event.Errorf(event.CodeUnavailable, "the store does not answer")
+
+// storeGuard remembers that the store does not answer, so that requests are refused at once instead of waiting one by one. Once a
+// second one request asks again.
+type storeGuard struct {
+	probe func(ctx context.Context) error
+
+	mu   sync.Mutex
+	down bool
+	next time.Time // when it is asked again
+}
+
+// check returns nil unless the store is known not to answer.
+func (g *storeGuard) check(ctx context.Context) error {
+	if !g.mine() {
+		return errStoreDown
+	}
+	if !g.isDown() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if err := g.probe(ctx); err != nil {
+		return errors.Join(errStoreDown, err)
+	}
+	g.set(false)
+	return nil
+}
+
+// mine reports whether the caller may go on: the store is up, or it is this caller's turn to ask.
+func (g *storeGuard) mine() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if g.down && now.Before(g.next) {
+		return false
+	}
+	g.next = now.Add(probeEvery)
+	return true
+}
+
+func (g *storeGuard) isDown() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.down
+}
+
+func (g *storeGuard) set(down bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.down, g.next = down, time.Now().Add(probeEvery)
+}
+
+// query reads something within the time of a call. An error that is no refusal means that the store does not answer.
+func query[T any](ctx context.Context, b *Bridge, read func(ctx context.Context) (T, error)) (T, error) {
+	var none T
+	if err := b.store.check(ctx); err != nil {
+		return none, err
+	}
+	limited, cancel := context.WithTimeout(ctx, b.cfg.CallTimeout)
+	defer cancel()
+	v, err := read(limited)
+	var refusal *event.Error
+	switch {
+	case err == nil || errors.As(err, &refusal):
+		return v, err
+	case ctx.Err() != nil: // the client is gone, which says nothing about the store
+		return v, err
+	}
+	b.store.set(true)
+	return v, errors.Join(errStoreDown, err)
+}
+
+func (b *Bridge) agent(ctx context.Context, id string) (*event.Agent, error) {
+	return query(ctx, b, func(ctx context.Context) (*event.Agent, error) { return b.cfg.Agents.Get(ctx, id) })
+}
+
+func (b *Bridge) run(ctx context.Context, id string) (*event.Run, error) {
+	return query(ctx, b, func(ctx context.Context) (*event.Run, error) { return b.cfg.Runs.Run(ctx, id) })
+}
+
+func (b *Bridge) workflow(ctx context.Context, id, version string) (*event.Definition, error) {
+	return query(ctx, b, func(ctx context.Context) (*event.Definition, error) { return b.cfg.Runs.Workflow(ctx, id, version) })
+}

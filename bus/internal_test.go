@@ -1,0 +1,50 @@
+package bus
+
+import "testing"
+
+func TestNewEnough(t *testing.T) {
+	for version, want := range map[string]bool{
+		"2.14.0": true, "2.15.2": true, "v3.0.0": true, "2.14.0-RC.1": true, "2.13.9": false, "1.99.0": false, "": false, "dev": false,
+	} {
+		if got := newEnough(version); got != want {
+			t.Errorf("newEnough(%q) = %v", version, got)
+		}
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		"nats://a:4222":                    "nats://a:4222",
+		"nats://u:secret@a:4222, tls://b":  "nats://xxxxx@a:4222,tls://b",
+		"token-secret@a:4222":              "xxxxx@a:4222",
+		"nats://secret-token@a:4222":       "nats://xxxxx@a:4222",
+		"nats://u:bad%zzsecret@host:4222/": "xxxxx@host:4222/",
+	} {
+		if got := redact(in); got != want {
+			t.Errorf("redact(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestCovers(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"a.b", "a.b", true},
+		{"a.*", "a.b", true},
+		{"a.*", "a.*", true},
+		{"a.>", "a.b.c", true},
+		{">", "a", true},
+		{"a.>", "a.>", true},
+		{"a.*", "a.>", false},
+		{"a.b", "a.*", false},
+		{"a.>", "a", false},
+		{"a.*", "a.b.c", false},
+		{"a.b.c", "a.b", false},
+	} {
+		if got := covers(tc.a, tc.b); got != tc.want {
+			t.Errorf("covers(%q, %q) = %v", tc.a, tc.b, got)
+		}
+	}
+}

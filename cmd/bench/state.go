@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/cmd/opscore/server"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+const (
+	stateAgents = 5_000
+	statePer    = 40 // events of each: fewer than the stream keeps per subject, so none is evicted
+)
+
+// words are what the agents report, in turn.
+var words = []string{"idle", "active", "idle", "error"}
+
+func stateMessage(agent, n int) *nats.Msg {
+	m := nats.NewMsg(event.AgentSubject(event.VerbState, fmt.Sprintf("bench-agent-%d", agent)))
+	m.Data = event.MustMarshal(&event.State{
+		State: words[n%len(words)], Timestamp: "2026-01-01T00:00:00Z",
+		Details: event.Raw(fmt.Sprintf(`{"load_test":true,"user":"user-%d","n":%d}`, agent, n)),
+	})
+	return m
+}
+
+// publishAll publishes asynchronously and waits for all acknowledgements.
+func publishAll(conn *bus.Conn, n int, message func(i int) *nats.Msg) (time.Duration, error) {
+	var pending sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	begin := time.Now()
+	for i := range n {
+		pending.Add(1)
+		err := conn.PublishAsync(message(i), func(_ bus.Ack, err error) {
+			if err != nil {
+				mu.Lock()
+				failed = err
+				mu.Unlock()
+			}
+			pending.Done()
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	pending.Wait()
+	return time.Since(begin), failed
+}
+
+// rawPublish measures nats.go's own asynchronous publish of the same messages to a stream of the same kind that nobody reads.
+func rawPublish(ctx context.Context, conn *bus.Conn) (float64, error) {
+	js, err := jetstream.New(conn.NC(), jetstream.WithPublishAsyncMaxPending(4096))
+	if err != nil {
+		return 0, err
+	}
+	_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "RAW", Subjects: []string{"raw.>"}, MaxMsgsPerSubject: 64, Storage: jetstream.FileStorage})
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	for i := range stateAgents * statePer {
+		m := stateMessage(i%stateAgents, i/stateAgents)
+		m.Subject = "raw." + m.Subject
+		if _, err := js.PublishMsgAsync(m); err != nil {
+			return 0, err
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return stateAgents * statePer / time.Since(begin).Seconds(), js.DeleteStream(ctx, "RAW")
+}
+
+func benchState(ctx context.Context, l *lab) ([]Figure, error) {
+	conn, _, err := l.startAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	raw, err := rawPublish(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("raw publish: %w", err)
+	}
+	if err := registerAgents(ctx, conn, stateAgents, 0); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	published, err := publishAll(conn, stateAgents*statePer, func(i int) *nats.Msg { return stateMessage(i%stateAgents, i/stateAgents) })
+	if err != nil {
+		return nil, fmt.Errorf("publish states: %w", err)
+	}
+	if err := caughtUp(ctx, conn); err != nil {
+		return nil, err
+	}
+	took := time.Since(begin)
+	missing, err := missingStates(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	stored := stateAgents * statePer / took.Seconds()
+	return []Figure{
+		{Name: "raw asynchronous JetStream publish", Value: raw, Unit: "/s", Note: "same payload, nobody reads"},
+		{Name: "state events published (while being stored)", Value: stateAgents * statePer / published.Seconds(), Unit: "/s"},
+		{
+			Name: "state events published → stored on Redis", Value: stored, Unit: "/s", Ratio: stored / raw, Baseline: "the raw publish", Goal: "≥ 25 %",
+			Note: fmt.Sprintf("%d delivered and folded, %d missing", stateAgents*statePer-missing, missing),
+		},
+	}, nil
+}
+
+// registerAgents registers agents and waits until all are stored. Metadata of the given size makes them as heavy as real ones.
+func registerAgents(ctx context.Context, conn *bus.Conn, n, metadata int) error {
+	_, err := publishAll(conn, n, func(i int) *nats.Msg {
+		m := nats.NewMsg(event.AgentSubject(event.VerbRegister, fmt.Sprintf("bench-agent-%d", i)))
+		m.Data = event.MustMarshal(&event.Register{
+			AgentName: fmt.Sprintf("bench agent %d", i), Version: "1.0", Capabilities: []string{fmt.Sprintf("bench-%d", i%100)},
+			Metadata: event.MustMarshal(map[string]string{"text": string(make([]byte, metadata))}),
+		})
+		return m
+	})
+	if err != nil {
+		return fmt.Errorf("register agents: %w", err)
+	}
+	return caughtUp(ctx, conn)
+}
+
+// caughtUp waits until everything published so far was taken in and acknowledged.
+func caughtUp(ctx context.Context, conn *bus.Conn) error {
+	for {
+		now := time.Now()
+		at, err := conn.IntakeTime(ctx, now)
+		if err == nil && at.Equal(now) {
+			return nil
+		}
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// missingStates counts the events that a separate reader does not find in the histories: evicted or lost ones would be gaps.
+func missingStates(ctx context.Context, l *lab) (int, error) {
+	store, err := storage.Open(ctx, l.redis, server.Drivers...)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = store.Close() }()
+	q := lifecycle.NewQueries(store)
+	missing := 0
+	for i := range stateAgents {
+		history, err := q.History(ctx, fmt.Sprintf("bench-agent-%d", i))
+		if err != nil {
+			return 0, err
+		}
+		missing += statePer + 1 - len(history)
+	}
+	return missing, nil
+}
+
+func benchDev(ctx context.Context, l *lab) ([]Figure, error) {
+	begin := time.Now()
+	_, addr, err := l.start("dev", l.dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", http.NoBody)
+		if err != nil {
+			return nil, err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	return []Figure{{Name: "dev: process start → ready", Value: time.Since(begin).Seconds() * 1000, Unit: "ms", Goal: "< 1000 ms"}}, nil
+}
+
+func benchMemory(ctx context.Context, l *lab) ([]Figure, error) {
+	const agents = 100_000
+	conn, cmd, err := l.startAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := registerAgents(ctx, conn, agents, 0); err != nil {
+		return nil, err
+	}
+	if _, err := publishAll(conn, agents, func(i int) *nats.Msg { return stateMessage(i, 0) }); err != nil {
+		return nil, err
+	}
+	if err := caughtUp(ctx, conn); err != nil {
+		return nil, err
+	}
+	if err := sleep(ctx, 2*time.Second); err != nil {
+		return nil, err
+	}
+	own, resident, err := memory(cmd.Process.Pid)
+	if err != nil {
+		return nil, err
+	}
+	return []Figure{{
+		Name: "server memory with 100,000 registered agents", Value: own, Unit: "MiB", Goal: "< 300 MB",
+		Note: fmt.Sprintf("RssAnon+RssShmem; VmRSS %.0f MiB", resident),
+	}}, nil
+}

@@ -1,0 +1,82 @@
+package faults_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/opspawn/opscore/bus/event"
+)
+
+// redisDo sends one command in Redis' own inline form.
+func (w *world) redisDo(command string) {
+	w.t.Helper()
+	c, err := net.Dial("tcp", w.redis.Addr())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	fmt.Fprintf(c, "%s\r\n", command)
+	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || strings.HasPrefix(line, "-") {
+		w.t.Fatalf("%s: %q %v", command, line, err)
+	}
+}
+
+// until waits for a condition.
+func (w *world) until(what string, within time.Duration, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(within); !ok(); {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("after %s it is not true that %s", within, what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.begun)
+}
+
+func (w *world) applyRaw(id, definition string) {
+	w.t.Helper()
+	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
+	m.Data = []byte(definition)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	if o, _, err := w.conn.Call(ctx, m); err != nil || !o.OK {
+		w.t.Fatalf("apply %s: %v %v", id, err, o.Error)
+	}
+}
+
+// applyWhenPossible stores a workflow although the replica may be killed before it answers: the command is in the stream, and the next one takes it.
+func (w *world) applyWhenPossible(id string, caps ...string) {
+	w.t.Helper()
+	var tasks []string
+	for i, c := range caps {
+		task := fmt.Sprintf(`{"taskId":"t%d","agentCapability":%q`, i+1, c)
+		if i+1 < len(caps) {
+			task += fmt.Sprintf(`,"nextTaskId":"t%d"`, i+2)
+		}
+		tasks = append(tasks, task+"}")
+	}
+	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
+	m.Data = fmt.Appendf(nil, `{"id":%q,"tasks":[%s]}`, id, strings.Join(tasks, ","))
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := w.conn.Publish(ctx, m); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2]
+}

@@ -1,0 +1,118 @@
+package faults_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestKilledAtNamedPoints kills the only replica with -9 between two steps, starts another one, and wants every task begun exactly once.
+func TestKilledAtNamedPoints(t *testing.T) {
+	for _, point := range []string{
+		"after-fetch:20", "lifecycle-after-commit:3", "workflow-after-commit:25", "before-ack:30",
+		"workflow-before-request:30", "workflow-after-request:30",
+	} {
+		name, _, _ := strings.Cut(point, ":")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			r := w.replica(allRoles, point)
+			for _, id := range []string{"a1", "a2"} {
+				w.agent(id, 3, 2*time.Millisecond, "one", "two")
+			}
+			died := make(chan struct{})
+			go func() {
+				<-r.ended
+				close(died)
+			}()
+			go func() { // whoever supervises it starts it again
+				<-died
+				if _, err := w.tryReplica(allRoles, ""); err != nil {
+					t.Error(err)
+				}
+			}()
+			w.applyWhenPossible("seq", "one", "two")
+			runs := w.startMany("seq", 60, 5*time.Millisecond, nil)
+			w.complete(runs, 60*time.Second)
+			select {
+			case <-died:
+			default:
+				t.Errorf("the replica was never at %s", point)
+			}
+			w.ledger.auditOnce(runs, 2)
+		})
+	}
+}
+
+// TestTwoReplicasShareAgents has two replicas give tasks to the same few agents.
+func TestTwoReplicasShareAgents(t *testing.T) {
+	w := newWorld(t)
+	w.replica(allRoles, "")
+	w.replica(allRoles, "")
+	for _, id := range []string{"a1", "a2", "a3"} {
+		w.agent(id, 2, time.Millisecond, "one", "two")
+	}
+	w.apply("seq", "one", "two")
+	runs := w.startMany("seq", 400, time.Millisecond, nil)
+	w.complete(runs, 60*time.Second)
+	w.ledger.auditOnce(runs, 2)
+}
+
+// TestReplicaKilledAgainAndAgain keeps two replicas and kills one of them every 300 ms.
+func TestReplicaKilledAgainAndAgain(t *testing.T) {
+	w := newWorld(t)
+	replicas := []*replica{w.replica(allRoles, ""), w.replica(allRoles, "")}
+	for _, id := range []string{"a1", "a2", "a3"} {
+		w.agent(id, 2, time.Millisecond, "one", "two")
+	}
+	w.apply("seq", "one", "two")
+	runs := w.startMany("seq", 300, 10*time.Millisecond, func(i int) {
+		if i%30 == 29 {
+			n := i / 30 % 2
+			replicas[n].kill()
+			replicas[n] = w.replica(allRoles, "")
+		}
+	})
+	w.complete(runs, 90*time.Second)
+	w.ledger.auditOnce(runs, 2)
+}
+
+// TestRedisKilledInTheMiddle kills Redis in the middle of 200 runs and starts it again after a while. AOF loses nothing of a killed process.
+func TestRedisKilledInTheMiddle(t *testing.T) {
+	w := newWorld(t)
+	w.replica(allRoles, "")
+	for _, id := range []string{"a1", "a2"} {
+		w.agent(id, 3, 2*time.Millisecond, "one", "two")
+	}
+	w.apply("seq", "one", "two")
+	runs := w.startMany("seq", 200, 5*time.Millisecond, func(i int) {
+		switch i {
+		case 60:
+			w.redis.Kill()
+		case 140:
+			w.redis.Restart()
+		}
+	})
+	w.complete(runs, 60*time.Second)
+	w.ledger.auditOnce(runs, 2)
+}
+
+// TestNATSKilledInTheMiddle does the same to NATS.
+func TestNATSKilledInTheMiddle(t *testing.T) {
+	w := newWorld(t)
+	w.replica(allRoles, "")
+	for _, id := range []string{"a1", "a2"} {
+		w.agent(id, 3, 2*time.Millisecond, "one", "two")
+	}
+	w.apply("seq", "one", "two")
+	runs := w.startMany("seq", 200, 5*time.Millisecond, func(i int) {
+		if i == 60 || i == 120 {
+			w.nats.Kill()
+			time.AfterFunc(500*time.Millisecond, w.nats.Restart)
+		}
+	})
+	w.complete(runs, 90*time.Second)
+	if again := w.ledger.audit(runs, 2); again > 0 {
+		t.Logf("%d tasks had a second attempt: a request or its answer was lost with the server for longer than the time to accept", again)
+	}
+}

@@ -1,0 +1,83 @@
+// Package lifecycle keeps what is known of agents: it folds what they say into documents, decides whether one may be given a
+// task, notices when a stream or the store went back in time, and answers questions about agents.
+//
+// # What it owns
+//
+//   - The record of an agent ([Record]): of each group of facts the newest event. Registration, state, deregistration
+//     and cordon have a fence of their own, the place of that event in its stream.
+//   - The history of an agent: its last events, in stream order.
+//   - The gate of an agent ([Gate]), the only source of "free". It is a document of its own, because package workflow writes it
+//     too, through the methods here, in the Txn that takes or frees a slot.
+//   - The index of free agents per capability, which follows the gate ([FreeOps]).
+//   - The positions of the streams, and the epoch ([Keeper]).
+//
+// Reducers are pure: [Record] and [Gate] know no store, no clock and no connection. [Service] is what drives them: it
+// acknowledges a message only after the Txn that holds its effect was committed.
+//
+// # Goroutines
+//
+// [Service.Run] runs a consumer of agents' events with two workers, a consumer of commands about agents with one, and the sweeper
+// of early reports; all share the two caches of the Service. Two of them may hold documents of one agent at the same time: the
+// revisions decide who wins, and the other reads again. A cached document is never changed, only replaced.
+// [Keeper.Run] is one goroutine. Both return when ctx has ended and their goroutines are gone. [Queries] has none.
+//
+// # What an event does to a record
+//
+// Columns are what the record says before: nothing (new), a report without a registration (early), a registration without a
+// report that counts (unknown), both (speaks), or a deregistration (gone). Its registration, of process A, stands at 20 in the stream, its
+// report at 30 and its deregistration at 40; an event is earlier (10), between (25) or later (50). Cells are what the record says after; "-" means
+// that the event is old and changes nothing, "kept" that it is remembered but does not count, "?" that it looks as if the stream
+// had been rolled back: the stream is asked. An event that comes again is always "-".
+//
+//	event                        its place                new       early     unknown   speaks    gone
+//	register                     later                    unknown   speaks    unknown   speaks    unknown
+//	register                     between                  unknown   speaks    unknown   speaks    -
+//	register                     earlier                  unknown   speaks    kept      kept      -
+//	register                     later, after 5 min       unknown   unknown   unknown   speaks    unknown
+//	register, another process    later                    unknown   unknown   unknown   unknown   unknown
+//	register, another process    earlier                  unknown   unknown   kept      kept      -
+//	register, no process named   later                    unknown   speaks    unknown   speaks    unknown
+//	deregister                   later                    gone      gone      gone      gone      kept
+//	deregister                   between                  gone      kept      gone      early     -
+//	deregister                   earlier                  gone      kept      kept      kept      -
+//	state                        later                    early     early     speaks    speaks    early
+//	state                        between                  early     -         speaks    -         -
+//	state                        earlier                  early     -         speaks    -         -
+//	state, another process       later                    early     early     kept      kept      early
+//	state, no process named      later                    early     early     speaks    speaks    early
+//	any                          low, but by newer time   early     ?         ?         ?         ?
+//
+// # What a word does to a gate
+//
+// The last word that counts, in upper or lower case, opens the gate or shuts it, whatever was said before. A working word does not
+// shut it while an attempt is held, which explains it, nor when it was said before the result of the last attempt.
+//
+//	last word      holds nothing   holds nothing, said before the last result   holds an attempt
+//	(none)         shut            shut                                         shut
+//	UNKNOWN        shut            shut                                         shut
+//	idle           open            open                                         open
+//	finished       open            open                                         open
+//	completed      open            open                                         open
+//	active         shut            open                                         open
+//	busy           shut            open                                         open
+//	error          shut            shut                                         shut
+//	offline        shut            shut                                         shut
+//	draining       shut            shut                                         shut
+//	initializing   shut            shut                                         shut
+//	pondering      shut            shut                                         shut
+//
+// # What an act does to a gate
+//
+// Columns are the rule that refuses a task to an agent with one slot; cells are the rule afterwards, "-" is the same one. The slot in
+// use is the attempt that the acts are about, and the back-off is the first, of a second.
+//
+//	act               free           unregistered   cordoned   no_responder   backoff        state          slots
+//	a sign of life    -              -              -          free           -              -              -
+//	Take              slots          -              -          -              -              -              -
+//	Release           -              -              -          -              -              -              free
+//	Drain             -              -              -          -              -              -              -
+//	Rejected          backoff        -              -          -              -              backoff        backoff
+//	Unheard           no_responder   -              -          -              no_responder   no_responder   no_responder
+//	Answered          -              -              -          free           free           -              -
+//	a second passes   -              -              -          free           free           -              -
+package lifecycle

@@ -1,0 +1,210 @@
+// Package workflow runs definitions: it owns what a workflow is, what each run of one has come to, and which agent is
+// given which task. Agents themselves belong to package lifecycle; of it, workflow uses the gates and the matcher.
+//
+// # Words
+//
+// A [Definition] is a workflow as data; its version is its content ([VersionOf]), so a run is pinned to what it began with. A [Run] is one
+// execution of it. Its tasks become ready one after the other; a ready task waits in the queue of its selector class, which is the
+// agent it must go to or the capability it needs. To give it to an agent is an attempt, and run, task, number and token of the attempt are the fence
+// of all that is said about it. The attempt holds a slot in the gate of its agent.
+//
+// # The turn
+//
+// [Decide] is the whole truth about a run: a pure function from a document and an input to the next document and to what follows for
+// slots. Around it, [Engine] takes one turn at a time:
+//
+//	take inputs ─► read what they are about ─► Decide ─► give ready tasks to free agents ─► one Commit ─► act
+//	      ▲                                                                                   │          │
+//	      └───────────────────────────── conflict: forget, read again ◄───────────────────────┘          │
+//	   answers, timers, hints ◄──────────────────────────────────────────────── requests, cancels, facts ┘
+//
+// Nothing is done before it is committed, and everything that is done may be done twice or not at all: each step has a timer in the same
+// Txn, and whoever finds it due looks at the document again. A message is acknowledged after the commit.
+//
+// # Documents
+//
+//	run/RUN                        Run: its active tasks, and ended ones while the definition has at most 100
+//	run-input/RUN                  the input, when it is over 1 KiB
+//	run-task/RUN/TASK              RunTask: an ended task of a definition with more than 100
+//	run-output/RUN/TASK/ATTEMPT    an output over 1 KiB
+//	workflow/ID                    which version of a definition is the latest
+//	workflow-version/VERSION/ID    a definition; never changes
+//	replica/NAME                   written by one replica only, each second: shows it that the store came back older
+//	gate/AGENT                     of lifecycle: what is held on an agent; in every Txn that takes or frees a slot
+//
+// # Indexes
+//
+// Indexes follow from the documents of the same Txn and from nothing else:
+//
+//	runs            run, by creation
+//	workflows       definition, by id
+//	ready/CLASS     run|task, by when it became ready: exactly the tasks whose Class it is
+//	classes         every class that has a ready task; the score is a random mark, so that an empty one is struck off only if nobody has joined it
+//	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
+//	due/workflow    what to look at, and when:
+//	                t|run|task                 a task whose Look is set
+//	                r|run                      a run whose Look is set
+//	                f|run|version              a final fact that is not known to be published
+//	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
+//	                b|agent                    an agent whose back-off ends
+//	                g|agent                    an agent whose process was replaced
+//
+// # Goroutines
+//
+// [Engine.Run] starts three, and returns when they have: the consumer of the work stream calls [Engine.Handle], fireTimers looks for what is due ten
+// times a second, drainInbox takes in the answers of agents and the hints of other replicas, and looks at what waits four times a
+// second. All take their turns under one lock. Answers and hints come by goroutines of the connection, which only put them into the inbox.
+//
+// # States
+//
+//	reached
+//	   │       given to          accepted,
+//	   ▼       an agent          progress
+//	 ready ──────────────► assigned ──────────────► running
+//	   ▲ ▲                    │ │                     │ │
+//	   │ └────────────────────┴─┼─────────────────────┘ │   rejected, no responder, process replaced
+//	   │                        │                       │
+//	   │                        ├───────────────────────┘   result failed, not accepted in time, lease over
+//	   │      wait is over      ▼
+//	   └──────────────────── retrying      or, when no retry is left or allowed: failed, and with it the run
+//
+//	 ready, assigned, running, retrying ── result completed ──► completed: the next task is reached, or the run completed
+//	 ready, assigned, running, retrying ── the run ends otherwise ──► cancelled
+//
+//	 run: start ──► running ──► completed, failed or cancelled
+//
+// # Rules
+//
+//   - An attempt is outdated only when its successor is assigned. Until then its result is taken, whatever has been decided meanwhile,
+//     and cancels the retry.
+//   - A rejection, silence and a process that was replaced spend no retry. An attempt that was not accepted in time, or whose lease ran out, does.
+//   - Every slot that is taken is freed once: by the result, by a refusal, or, after it was left to drain, by the agent's word that it stopped, by
+//     a late result or by the end of its grace.
+//   - Leases, the time to accept and the time of a run are judged by intake time, waits and back-off by the clock.
+//   - A repeat changes nothing. It is refused only when a successor has been assigned, or the task has ended otherwise, since.
+//   - Only the agent, process and token that an attempt was given to can say anything of it, or free its slot.
+//
+// # What happens to an attempt
+//
+// The last attempt of the task is the second, with a retry left; the first was rejected. "Older" is the first, "newer" a third. "-" is
+// nothing at all.
+//
+//	EVENT                             TASK IS               RESULT
+//	given to an agent                 ready                 assigned
+//	                                  others                refused: not_allowed_now
+//	accepted                          assigned              running
+//	                                  others                -
+//	accepted, older attempt           any                   refused: stale_attempt
+//	progress                          assigned              running
+//	                                  running               lease renewed
+//	                                  failed, cancelled     refused: stale_attempt
+//	                                  others                -
+//	progress, soon after other        assigned              running
+//	                                  failed, cancelled     refused: stale_attempt
+//	                                  others                -
+//	progress, older attempt           any                   refused: stale_attempt
+//	result completed                  completed             slot freed if it drains
+//	                                  failed, cancelled     slot freed if it drains; refused: stale_attempt
+//	                                  others                completed; slot freed
+//	result failed                     assigned, running     retrying; slot freed
+//	                                  completed, cancelled  slot freed if it drains; refused: stale_attempt
+//	                                  failed                slot freed if it drains
+//	                                  others                slot freed
+//	result failed, no retry left      assigned, running     failed, run failed; slot freed
+//	                                  completed, cancelled  slot freed if it drains; refused: stale_attempt
+//	                                  failed                slot freed if it drains
+//	                                  others                slot freed
+//	result failed, not retryable      assigned, running     failed, run failed; slot freed
+//	                                  completed, cancelled  slot freed if it drains; refused: stale_attempt
+//	                                  failed                slot freed if it drains
+//	                                  others                slot freed
+//	result, older attempt             any                   slot freed if it drains; refused: stale_attempt
+//	result, newer attempt             any                   slot freed if it drains; refused: stale_attempt
+//	… after a regression              ready, retrying       completed; slot taken; slot freed
+//	                                  others                slot freed if it drains; refused: stale_attempt
+//	result, other agent               any                   refused: stale_attempt
+//	result, other token               any                   refused: stale_attempt
+//	result, without token             completed             slot freed if it drains
+//	                                  failed, cancelled     slot freed if it drains; refused: stale_attempt
+//	                                  others                completed; slot freed
+//	result, other process             any                   refused: stale_instance
+//	rejected                          assigned              ready; slot freed, agent backs off
+//	                                  others                -
+//	rejected, older attempt           any                   -
+//	no responder                      assigned              ready; slot freed, agent out of rotation
+//	                                  others                -
+//	process replaced                  assigned, running     ready; slot freed
+//	                                  others                -
+//	process replaced, older attempt   any                   -
+//	timer, early                      any                   -
+//	timer, 1 s                        assigned              looked at later; asked again
+//	                                  retrying              ready
+//	                                  others                -
+//	timer, 1 s, accepted is known     assigned              running
+//	                                  retrying              ready
+//	                                  others                -
+//	timer, 5 s, intake behind         assigned              looked at later; asked again
+//	                                  retrying              ready
+//	                                  others                -
+//	timer, 5 s                        assigned              retrying; slot drains
+//	                                  retrying              ready
+//	                                  others                -
+//	timer, lease over, intake behind  assigned              running
+//	                                  running               looked at later
+//	                                  retrying              ready
+//	                                  others                -
+//	timer, lease over                 assigned              running
+//	                                  running               retrying; slot drains
+//	                                  retrying              ready
+//	                                  others                -
+//	timer, lease over, no retry left  assigned, running     failed, run failed; slot drains
+//	                                  retrying              ready
+//	                                  others                -
+//	run cancelled                     assigned, running     cancelled; slot drains
+//	                                  completed             run cancelled
+//	                                  failed                refused: not_allowed_now
+//	                                  cancelled             -
+//	                                  others                cancelled
+//
+// # What happens to a run
+//
+// The run has two tasks; the second is assigned. An event of another kind than start for a run that does not exist is refused as unknown_run.
+//
+//	EVENT                                 RUN IS     RESULT
+//	start                                 none       running
+//	                                      others     -
+//	start, another body                   none       running
+//	                                      others     refused: conflict
+//	start, no tasks                       none       completed
+//	                                      others     -
+//	start, first task for nobody          none       failed
+//	                                      others     -
+//	start, legacy, bad definition         none       failed
+//	                                      others     -
+//	last task completed                   none       refused: unknown_run
+//	                                      running    completed; slot freed
+//	                                      completed  slot freed if it drains
+//	                                      others     slot freed if it drains; refused: stale_attempt
+//	last task failed, to be tried again   none       refused: unknown_run
+//	                                      running    running; slot freed
+//	                                      failed     slot freed if it drains
+//	                                      others     slot freed if it drains; refused: stale_attempt
+//	last task failed for good             none       refused: unknown_run
+//	                                      running    failed; slot freed
+//	                                      failed     slot freed if it drains
+//	                                      others     slot freed if it drains; refused: stale_attempt
+//	cancel                                none       refused: unknown_run
+//	                                      running    cancelled; slot drains
+//	                                      cancelled  -
+//	                                      others     refused: not_allowed_now
+//	cancel, repeated                      none       refused: unknown_run
+//	                                      others     -
+//	timer of a legacy run, early          none       refused: unknown_run
+//	                                      others     -
+//	timer of a legacy run, intake behind  none       refused: unknown_run
+//	                                      running    looked at later
+//	                                      others     -
+//	timer of a legacy run                 none       refused: unknown_run
+//	                                      running    failed; slot drains
+//	                                      others     -
+package workflow
