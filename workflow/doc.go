@@ -82,7 +82,7 @@
 //     a late result or by the end of its grace.
 //   - Leases, the time to accept and the time of a run are judged by intake time, waits and back-off by the clock.
 //   - A repeat changes nothing. It is refused only when a successor has been assigned, or the task has ended otherwise, since.
-//   - Only the agent, process and token that an attempt was given to can say anything of it, or free its slot.
+//   - Only the agent, process and token that an attempt was given to can say anything of it.
 //
 // # What happens to an attempt
 //

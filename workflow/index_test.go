@@ -1,0 +1,308 @@
+package workflow
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// Whatever happens to a run and to the gates of its agents, in changes of one input or of many: the indexes say what the documents say.
+func TestIndexesFollowDocuments(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		x := newShelf(t)
+		def := definitions(t, 1, 4)
+		start := starts(t)
+		start.Legacy = rapid.Bool().Draw(t, "legacy")
+		start.RunID = runID
+		w := &world{
+			t: t, def: def, script: scripts(t, def), now: noon, slots: make(map[slotKey]slotState),
+			applied: make(map[slotKey]bool), moved: make(map[string]*RunTask),
+		}
+		w.onDecision = func(_ *Run, d Decision) {
+			x.take(w.now, d)
+			if rapid.Bool().Draw(t, "commit") {
+				x.commit()
+			}
+		}
+		w.decide(&Start{Event: start, Workflow: def.ID, DefVersion: "v1", Hash: "h"}, At{Stream: w.now})
+		for range rapid.IntRange(0, 50).Draw(t, "steps") {
+			if rapid.IntRange(0, 2).Draw(t, "whose turn") == 0 {
+				x.commit()
+				x.changeGate(w.now)
+				continue
+			}
+			if w.seq++; rapid.IntRange(0, 40).Draw(t, "cancel") == 0 {
+				w.decide(&Cancel{}, At{Seq: w.seq, Stream: w.now})
+			}
+			w.step()
+		}
+		x.commit()
+		w.finish()
+		x.commit()
+	})
+}
+
+// A large run leaves nothing in an index when its tasks leave its document.
+func TestIndexesFollowTheDocumentOfALargeRun(t *testing.T) {
+	t.Parallel()
+	def := chain(inlineTasks + 1)
+	rapid.Check(t, func(t *rapid.T) {
+		x := newShelf(t)
+		w := newWorld(t, def, make(script), &event.RunStart{})
+		x.take(w.now, Decision{Run: w.run})
+		w.onDecision = func(_ *Run, d Decision) {
+			x.take(w.now, d)
+			if rapid.Bool().Draw(t, "commit") {
+				x.commit()
+			}
+		}
+		for range rapid.IntRange(0, 40).Draw(t, "steps") {
+			w.step()
+		}
+		x.commit()
+	})
+}
+
+// shelf is a store of indexes, filled by the changes that an engine would commit.
+type shelf struct {
+	t       *rapid.T
+	view    *view
+	change  *change // not committed yet
+	revs    *storage.Revisions
+	indexes map[storage.Index]map[string]storage.Score
+	free    map[string]bool // agents that were free when their gate was written
+	ended   *Run            // the run as it was committed when it had ended
+}
+
+func newShelf(t *rapid.T) *shelf {
+	x := &shelf{
+		t: t, revs: storage.NewRevisions(), indexes: make(map[storage.Index]map[string]storage.Score), free: make(map[string]bool),
+		view: &view{runs: map[string]*slot[*Run]{runID: {}}, gates: make(map[string]*slot[*lifecycle.Gate])},
+	}
+	for _, agent := range []string{"ann", "bob", "cid", "dan", "eve"} {
+		x.view.gates[agent] = &slot[*lifecycle.Gate]{val: &lifecycle.Gate{Agent: agent}}
+	}
+	return x
+}
+
+// take adds a decision to the change that is being made.
+func (x *shelf) take(now time.Time, d Decision) {
+	run := x.view.runs[runID]
+	if x.change == nil {
+		x.change = &change{run: run, before: run.val, after: run.val}
+	}
+	x.view.now = now
+	c := x.change
+	if d.Run != nil {
+		for _, t := range d.Run.Tasks {
+			if before := find(c.after, t.ID); t.State == event.TaskAssigned && (before == nil || before.Attempt != t.Attempt) {
+				x.view.gate(c, t.Agent).Take(t.ref(runID), t.Process, now)
+			}
+		}
+		c.after = d.Run
+	}
+	for _, s := range d.Slots {
+		g := x.view.gate(c, s.Agent)
+		if !g.Holds(s.Ref) {
+			continue
+		}
+		switch s.Kind {
+		case SlotTake:
+		case SlotDrain:
+			g.Drain(s.Ref, now.Add(CancelGrace))
+			c.drains = append(c.drains, s)
+		case SlotResult, SlotGone, SlotLate, SlotRejected, SlotSilent:
+			g.Release(s.Ref, s.At)
+			if s.Kind == SlotRejected {
+				g.Rejected(now, s.After)
+			}
+			if s.Kind == SlotSilent {
+				g.Unheard(now)
+			}
+		}
+	}
+}
+
+func find(r *Run, taskID string) *RunTask {
+	if r == nil {
+		return nil
+	}
+	return r.Find(taskID)
+}
+
+// changeGate lets something happen to the gate of an agent alone.
+func (x *shelf) changeGate(now time.Time) {
+	x.view.now = now
+	x.change = &change{}
+	g := x.view.gate(x.change, rapid.SampledFrom([]string{"ann", "bob", "dan"}).Draw(x.t, "gate"))
+	switch rapid.IntRange(0, 7).Draw(x.t, "what") {
+	case 0:
+		g.Registered = !g.Registered
+	case 1:
+		g.Open = !g.Open
+	case 2:
+		g.Cordoned = !g.Cordoned
+	case 3:
+		g.Slots = rapid.IntRange(0, 3).Draw(x.t, "slots")
+	case 4:
+		g.Caps = rapid.SliceOfN(rapid.SampledFrom([]string{"", "ct1", "ct2", "c3"}), 0, 4).Draw(x.t, "caps")
+	case 5:
+		g.Rejected(now, time.Duration(rapid.IntRange(0, 5).Draw(x.t, "seconds"))*time.Second)
+	case 6:
+		g.Unheard(now)
+	case 7:
+		g.Registered, g.Open, g.Cordoned, g.Slots, g.Caps = true, true, false, 3, []string{"ct1", "ct2"}
+		g.Answered()
+	}
+	x.commit()
+}
+
+// commit seals the change, applies its Txn and compares.
+func (x *shelf) commit() {
+	c := x.change
+	if c == nil || c.empty() {
+		x.change = nil
+		return
+	}
+	x.change = nil
+	x.view.seal(c, x.revs.Next())
+	if err := c.txn.Check(); err != nil {
+		x.t.Fatal(err)
+	}
+	for _, op := range c.txn.IndexAdd {
+		if x.indexes[op.Index] == nil {
+			x.indexes[op.Index] = make(map[string]storage.Score)
+		}
+		x.indexes[op.Index][op.Member] = op.Score
+	}
+	for _, op := range c.txn.IndexRemove {
+		delete(x.indexes[op.Index], op.Member)
+	}
+	for agent, g := range c.gates {
+		x.free[agent] = g.Free(x.view.now)
+	}
+	if c.after != nil && c.after.State.Final() && x.ended == nil {
+		x.ended = c.after
+	}
+	x.compareRun()
+	x.compareGates()
+}
+
+func (x *shelf) compareRun() {
+	r := x.view.runs[runID].val
+	if r == nil {
+		return
+	}
+	due := make(map[string]storage.Score)
+	ready := make(map[storage.Index]map[string]storage.Score)
+	if !r.Look.IsZero() {
+		due["r|"+runID] = micros(r.Look)
+	}
+	if x.ended != nil {
+		due[factTimer(x.ended)] = micros(x.ended.Ended.Add(AskAgain))
+	}
+	for _, t := range r.Tasks {
+		if !t.Look.IsZero() {
+			due["t|"+runID+"|"+t.ID] = micros(t.Look)
+		}
+		if t.Class != "" {
+			ready[readyIndex(t.Class)] = map[string]storage.Score{runID + "|" + t.ID: micros(t.Ready)}
+			if _, listed := x.indexes[classIndex][t.Class]; !listed {
+				x.t.Fatalf("class %s has a ready task and is not listed", t.Class)
+			}
+		}
+	}
+	if diff := cmp.Diff(due, x.timers("t", "r", "f")); diff != "" {
+		x.t.Fatalf("timers: %s", diff)
+	}
+	for index, members := range x.indexes {
+		if !strings.HasPrefix(string(index), "ready/") {
+			continue
+		}
+		if want := ready[index]; len(members)+len(want) > 0 && !cmp.Equal(want, members) {
+			x.t.Fatalf("%s holds %v, want %v", index, members, want)
+		}
+		delete(ready, index)
+	}
+	if len(ready) > 0 {
+		x.t.Fatalf("tasks that are ready stand in no index: %v", ready)
+	}
+	if diff := cmp.Diff(map[string]storage.Score{runID: micros(r.Created)}, x.indexes[runIndex]); diff != "" {
+		x.t.Fatalf("runs: %s", diff)
+	}
+}
+
+// timers returns the timers of some kinds.
+func (x *shelf) timers(kinds ...string) map[string]storage.Score {
+	timers := make(map[string]storage.Score)
+	for member, score := range x.indexes[dueIndex] {
+		for _, kind := range kinds {
+			if strings.HasPrefix(member, kind+"|") {
+				timers[member] = score
+			}
+		}
+	}
+	return timers
+}
+
+func (x *shelf) compareGates() {
+	for agent, s := range x.view.gates {
+		g := s.val
+		offered := make(map[string]bool)
+		for _, c := range g.Caps {
+			offered[c] = c != ""
+		}
+		for _, c := range []string{"", "ct1", "ct2", "c3"} {
+			score, listed := x.indexes[lifecycle.FreeIndex(c)][agent]
+			if want := x.free[agent] && offered[c]; listed != want {
+				x.t.Fatalf("agent %s listed as free for %q: %v, want %v", agent, c, listed, want)
+			}
+			if listed && score != storage.Score(g.Used) {
+				x.t.Fatalf("agent %s was used at %d, the list says %d", agent, g.Used, score)
+			}
+		}
+		// Time frees what a back-off or a drain holds back: somebody must look then.
+		if at, ok := x.timers("b")["b|"+agent]; g.Until.After(x.view.now) && (!ok || at != micros(g.Until)) {
+			x.t.Fatalf("agent %s is left alone until %d, its timer is %d", agent, micros(g.Until), at)
+		}
+		for _, h := range g.Held {
+			at, ok := x.timers("d")[drainTimer(agent, h.AttemptRef)]
+			if !h.Drain.IsZero() && (!ok || at > micros(h.Drain)) {
+				x.t.Fatalf("a slot of agent %s drains until %d, its timer is %d", agent, micros(h.Drain), at)
+			}
+		}
+	}
+}
+
+func micros(t time.Time) storage.Score { return storage.Score(t.UnixMicro()) }
+
+func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		id := rapid.StringN(1, 40, 60)
+		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack}).Draw(t, "kind")
+		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1}
+		want := rapid.SliceOfN(id, parts[kind], parts[kind]).Draw(t, "ids")
+		gotKind, got, ok := parseTimer(timer(kind, want...))
+		if !ok || gotKind != kind || !cmp.Equal(want, got) {
+			t.Fatalf("%s %q was read as %s %q", kind, want, gotKind, got)
+		}
+		run, task := id.Draw(t, "run"), id.Draw(t, "task")
+		if r, k, ok := parseReady(readyMember(run, task)); !ok || r != run || k != task {
+			t.Fatalf("%q %q was read as %q %q", run, task, r, k)
+		}
+	})
+	for _, bad := range []string{"", "t", "t|a", "t|a|b|c", "x|a", "t|a|", "t|a|=zz", "t|a b|c"} {
+		if kind, ids, ok := parseTimer(bad); ok {
+			t.Errorf("%q was read as %s %q", bad, kind, ids)
+		}
+	}
+}
