@@ -16,8 +16,7 @@
 //
 // # Goroutines
 //
-// [Service.Run] runs a consumer of agents' events with two workers, a consumer of commands about agents with one, and the sweeper
-// of early reports; all share the two caches of the Service. Two of them may hold documents of one agent at the same time: the
+// [Service.Run] runs a consumer with two workers, and the sweeper of early reports; all share the two caches of the Service. Two of them may hold documents of one agent at the same time: the
 // revisions decide who wins, and the other reads again. A cached document is never changed, only replaced.
 // [Keeper.Run] is one goroutine. Both return when ctx has ended and their goroutines are gone. [Queries] has none.
 //
@@ -27,25 +26,27 @@
 // report that counts (unknown), both (speaks), or a deregistration (gone). Its registration, of process A, stands at 20 in the stream, its
 // report at 30 and its deregistration at 40; an event is earlier (10), between (25) or later (50). Cells are what the record says after; "-" means
 // that the event is old and changes nothing, "kept" that it is remembered but does not count, "?" that it looks as if the stream
-// had been rolled back: the stream is asked. An event that comes again is always "-".
+// had been rolled back: the stream is asked. A cordon changes nothing but the cordon, which outlives a deregistration. An event that comes again is always "-".
 //
-//	event                        its place                new       early     unknown   speaks    gone
-//	register                     later                    unknown   speaks    unknown   speaks    unknown
-//	register                     between                  unknown   speaks    unknown   speaks    -
-//	register                     earlier                  unknown   speaks    kept      kept      -
-//	register                     later, after 5 min       unknown   unknown   unknown   speaks    unknown
-//	register, another process    later                    unknown   unknown   unknown   unknown   unknown
-//	register, another process    earlier                  unknown   unknown   kept      kept      -
-//	register, no process named   later                    unknown   speaks    unknown   speaks    unknown
-//	deregister                   later                    gone      gone      gone      gone      kept
-//	deregister                   between                  gone      kept      gone      early     -
-//	deregister                   earlier                  gone      kept      kept      kept      -
-//	state                        later                    early     early     speaks    speaks    early
-//	state                        between                  early     -         speaks    -         -
-//	state                        earlier                  early     -         speaks    -         -
-//	state, another process       later                    early     early     kept      kept      early
-//	state, no process named      later                    early     early     speaks    speaks    early
-//	any                          low, but by newer time   early     ?         ?         ?         ?
+//	event                        its place                new        early      unknown    speaks     gone
+//	register                     later                    unknown    speaks     unknown    speaks     unknown
+//	register                     between                  unknown    speaks     unknown    speaks     -
+//	register                     earlier                  unknown    speaks     kept       kept       -
+//	register                     later, after 5 min       unknown    unknown    unknown    speaks     unknown
+//	register, another process    later                    unknown    unknown    unknown    unknown    unknown
+//	register, another process    earlier                  unknown    unknown    kept       kept       -
+//	register, no process named   later                    unknown    speaks     unknown    speaks     unknown
+//	deregister                   later                    gone       gone       gone       gone       kept
+//	deregister                   between                  gone       kept       gone       early      -
+//	deregister                   earlier                  gone       kept       kept       kept       -
+//	state                        later                    early      early      speaks     speaks     early
+//	state                        between                  early      -          speaks     -          -
+//	state                        earlier                  early      -          speaks     -          -
+//	state, another process       later                    early      early      kept       kept       early
+//	state, no process named      later                    early      early      speaks     speaks     early
+//	cordon                       later                    cordoned   cordoned   cordoned   cordoned   cordoned
+//	cordon                       earlier                  cordoned   cordoned   cordoned   cordoned   cordoned
+//	any                          low, but by newer time   early      ?          ?          ?          ?
 //
 // # What a word does to a gate
 //

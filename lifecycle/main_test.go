@@ -40,6 +40,8 @@ func registered(instance string) *event.Register {
 
 func deregistered() *event.Deregister { return &event.Deregister{} }
 
+func command(kind event.CommandKind) *event.AgentCommand { return &event.AgentCommand{Kind: kind} }
+
 func said(instance, word string) *event.State { return &event.State{State: word, Instance: instance} }
 
 func attempt(n int) event.AttemptRef { return event.AttemptRef{RunID: "r", TaskID: "t", Attempt: n} }

@@ -69,7 +69,7 @@ type Report struct {
 	Details   event.Raw `json:"details,omitzero"`
 }
 
-// CordonMark is the newest cordon or uncordon command. Its mark belongs to the stream of commands.
+// CordonMark is the newest cordon or uncordon command.
 type CordonMark struct {
 	On     bool   `json:"on,omitzero"`
 	Reason string `json:"reason,omitzero"`
@@ -114,6 +114,8 @@ func (r *Record) apply(e event.Event, at Mark) Verdict {
 		changed = r.deregister(at)
 	case *event.State:
 		changed = r.report(e, at)
+	case *event.AgentCommand:
+		changed = r.cordon(e, at)
 	}
 	if !changed {
 		return Old
@@ -123,15 +125,16 @@ func (r *Record) apply(e event.Event, at Mark) Verdict {
 	return Applied
 }
 
-// ApplyCommand takes in one cordon command at its place in the stream of commands, whose sequences have nothing to do with
-// those of the events.
-func (r *Record) ApplyCommand(e *event.AgentCommand, at Mark) Verdict {
-	if r.Cordon.Mark.Seq != 0 && !r.Cordon.Mark.Before(at) {
-		return Old
+// ApplyCommand is Apply for a command.
+func (r *Record) ApplyCommand(e *event.AgentCommand, at Mark) Verdict { return r.Apply(e, at) }
+
+// cordon takes in a cordon command, which stays in force until a newer one, whatever the agent says. A drain says nothing about it.
+func (r *Record) cordon(e *event.AgentCommand, at Mark) bool {
+	if e.Kind == event.KindAgentDrain || r.Cordon.Mark.Seq != 0 && !r.Cordon.Mark.Before(at) {
+		return false
 	}
-	r.Cordon = CordonMark{On: e.Kind != event.KindAgentUncordon, Reason: e.Reason, Mark: at}
-	r.Version++
-	return Applied
+	r.Cordon = CordonMark{On: e.Kind == event.KindAgentCordon, Reason: e.Reason, Mark: at}
+	return true
 }
 
 // Rollback opens a new era: the stream has lost its tail, and its sequences are used again. What is left of the time before keeps its place

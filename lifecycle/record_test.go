@@ -31,7 +31,7 @@ func (s sentence) String() string {
 func sentences() *rapid.Generator[[]sentence] {
 	instances := rapid.SampledFrom([]string{"", "A", "B", "C"})
 	return rapid.Custom(func(t *rapid.T) []sentence {
-		kinds := rapid.SliceOfN(rapid.SampledFrom([]string{"register", "register", "deregister", "state", "state", "state"}), 1, 16).Draw(t, "kinds")
+		kinds := rapid.SliceOfN(rapid.SampledFrom([]string{"register", "register", "deregister", "state", "state", "state", "command"}), 1, 16).Draw(t, "kinds")
 		var said []sentence
 		registrations, now, seq := 0, epoch, uint64(0)
 		for i, kind := range kinds {
@@ -48,6 +48,9 @@ func sentences() *rapid.Generator[[]sentence] {
 				s.event = e
 			case "deregister":
 				s.event = deregistered()
+			case "command":
+				kind := rapid.SampledFrom([]event.CommandKind{event.KindAgentCordon, event.KindAgentUncordon}).Draw(t, "kind")
+				s.event = &event.AgentCommand{Kind: kind, Reason: fmt.Sprint(i)}
 			case "state":
 				word := rapid.SampledFrom([]string{"idle", "busy", "error"}).Draw(t, "word")
 				s.event = &event.State{State: word, Instance: instances.Draw(t, "instance"), Timestamp: fmt.Sprint(i)}
@@ -98,13 +101,20 @@ func TestARecordIsWhatTheWholeStreamAmountsTo(t *testing.T) {
 		said := sentences().Draw(t, "said")
 		r, _ := hear(rapid.Permutation(said).Draw(t, "delivered"))
 
+		var cordoned bool
 		var alive []sentence // what the last deregistration did not void
 		for _, s := range said {
-			if _, gone := s.event.(*event.Deregister); gone {
+			switch e := s.event.(type) {
+			case *event.Deregister:
 				alive = nil
-			} else {
+			case *event.AgentCommand:
+				cordoned = e.Kind == event.KindAgentCordon
+			default:
 				alive = append(alive, s)
 			}
+		}
+		if r.Cordon.On != cordoned {
+			t.Fatalf("cordoned %t, want %t", r.Cordon.On, cordoned)
 		}
 		var first, last *sentence // registrations
 		var instance string
@@ -240,28 +250,20 @@ func TestAnEventFromBeforeTheNewProcessIsNotStale(t *testing.T) {
 }
 
 func TestCordonsCommute(t *testing.T) {
-	cordon, uncordon := &event.AgentCommand{Kind: event.KindAgentCordon, Reason: "x"}, &event.AgentCommand{Kind: event.KindAgentUncordon}
+	cordon, uncordon := command(event.KindAgentCordon), command(event.KindAgentUncordon)
 	for _, c := range []struct {
-		name   string
-		first  *event.AgentCommand
-		second *event.AgentCommand
-		want   bool
+		name          string
+		first, second *event.AgentCommand
+		want          bool
 	}{
 		{"cordon, uncordon", cordon, uncordon, false},
 		{"uncordon, cordon", uncordon, cordon, true},
 		{"cordon twice", cordon, cordon, true},
+		{"cordon, drain", cordon, command(event.KindAgentDrain), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inOrder, reversed := fold(at{500, registered("A")}), fold(at{500, registered("A")})
-			inOrder.ApplyCommand(c.first, mark(3))
-			inOrder.ApplyCommand(c.second, mark(4))
-			reversed.ApplyCommand(c.second, mark(4))
-			if v := reversed.ApplyCommand(c.first, mark(3)); v != lifecycle.Old {
-				t.Errorf("the older command: verdict %v, want old", v)
-			}
-			if v := reversed.ApplyCommand(c.second, mark(4)); v != lifecycle.Old {
-				t.Errorf("the newer command again: verdict %v, want old", v)
-			}
+			inOrder := fold(at{1, registered("A")}, at{3, c.first}, at{4, c.second}, at{5, deregistered()}, at{6, registered("B")})
+			reversed := fold(at{6, registered("B")}, at{5, deregistered()}, at{4, c.second}, at{4, c.second}, at{3, c.first}, at{1, registered("A")})
 			if inOrder.Cordon.On != c.want {
 				t.Errorf("cordoned %t, want %t", inOrder.Cordon.On, c.want)
 			}
@@ -272,13 +274,10 @@ func TestCordonsCommute(t *testing.T) {
 	}
 }
 
-// The commands have a stream of their own; that the stream of the events was rolled back is nothing to them.
-func TestARollbackOfTheEventsDoesNotReorderCommands(t *testing.T) {
-	r := fold(at{500, registered("A")})
-	r.ApplyCommand(&event.AgentCommand{Kind: event.KindAgentUncordon}, mark(4))
-	r.Rollback()
-	if v := r.ApplyCommand(&event.AgentCommand{Kind: event.KindAgentCordon}, mark(3)); v != lifecycle.Old || r.Cordon.On {
-		t.Errorf("an older command after the rollback: verdict %v, cordoned %t", v, r.Cordon.On)
+func TestACommandMovesTheFence(t *testing.T) {
+	r := fold(at{1, registered("A")}, at{7, command(event.KindAgentCordon)})
+	if r.Top.Seq != 7 {
+		t.Errorf("fence %d: a caller whose answer was lost would ask for ever", r.Top.Seq)
 	}
 }
 
@@ -288,7 +287,7 @@ func after(seq uint64) lifecycle.Mark {
 }
 
 func TestASequenceThatIsUsedAgainIsSuspect(t *testing.T) {
-	for _, e := range []event.Event{registered("A"), registered("C"), deregistered(), said("A", "idle"), said("C", "idle"), said("", "idle")} {
+	for _, e := range []event.Event{registered("A"), registered("C"), deregistered(), said("A", "idle"), said("C", "idle"), said("", "idle"), command(event.KindAgentCordon)} {
 		for _, seq := range []uint64{1, 25, 40} {
 			r := fold(at{20, registered("A")}, at{30, said("A", "busy")}, at{40, said("A", "idle")})
 			before := *r
@@ -378,7 +377,6 @@ func TestARecordIsBounded(t *testing.T) {
 func TestARecordSurvivesTheStore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want, _ := hear(sentences().Draw(t, "said"))
-		want.ApplyCommand(&event.AgentCommand{Kind: event.KindAgentCordon, Reason: "x"}, mark(1))
 		var got lifecycle.Record
 		if err := event.Unmarshal(event.MustMarshal(want), &got); err != nil {
 			t.Fatal(err)

@@ -150,6 +150,8 @@ func recordTable() string {
 		{"state", "earlier", said("A", "busy"), mark(earlierSeq)},
 		{"state, another process", "later", said("B", "busy"), mark(laterSeq)},
 		{"state, no process named", "later", said("", "busy"), mark(laterSeq)},
+		{"cordon", "later", command(event.KindAgentCordon), mark(laterSeq)},
+		{"cordon", "earlier", command(event.KindAgentCordon), mark(earlierSeq)},
 		{"any", "low, but by newer time", said("A", "busy"), lifecycle.Mark{Seq: 5, At: afterTTL}},
 	} {
 		cells := []string{row.name, row.place}
@@ -162,10 +164,13 @@ func recordTable() string {
 			case lifecycle.Suspect:
 				cells = append(cells, "?")
 			case lifecycle.Applied:
-				if visible(r) == before {
-					cells = append(cells, "kept")
-				} else {
+				switch {
+				case visible(r) != before:
 					cells = append(cells, stateOf(r))
+				case r.Cordon.On:
+					cells = append(cells, "cordoned")
+				default:
+					cells = append(cells, "kept")
 				}
 			}
 		}
@@ -229,9 +234,6 @@ type gateState struct {
 // newGateState makes a gate that follows the events of an agent and was then changed.
 func newGateState(rule string, change func(*lifecycle.Gate), events ...at) gateState {
 	s := gateState{rule: rule, record: fold(events...), gate: &lifecycle.Gate{Agent: "a"}}
-	if rule == lifecycle.RuleCordoned {
-		s.record.ApplyCommand(&event.AgentCommand{Kind: event.KindAgentCordon}, mark(1))
-	}
 	s.gate.Follow(s.record, true)
 	change(s.gate)
 	return s
@@ -243,7 +245,7 @@ func gateStates() []gateState {
 	return []gateState{
 		newGateState("free", asItIs, register, idle),
 		newGateState(lifecycle.RuleUnregistered, asItIs, register, idle, at{40, deregistered()}),
-		newGateState(lifecycle.RuleCordoned, asItIs, register, idle),
+		newGateState(lifecycle.RuleCordoned, asItIs, register, idle, at{40, command(event.KindAgentCordon)}),
 		newGateState(lifecycle.RuleSilent, func(g *lifecycle.Gate) { g.Unheard(epoch) }, register, idle),
 		newGateState(lifecycle.RuleBackoff, func(g *lifecycle.Gate) { g.Rejected(epoch, 0) }, register, idle),
 		newGateState(lifecycle.RuleState, asItIs, register, at{30, said("A", "draining")}),

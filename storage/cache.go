@@ -39,6 +39,12 @@ func (c *Cache[T]) Load(k Key) (Cached[T], bool) {
 	return v, ok
 }
 
+// Has reports whether a document is remembered.
+func (c *Cache[T]) Has(k Key) bool {
+	_, ok := c.Load(k)
+	return ok
+}
+
 // Store remembers a document.
 func (c *Cache[T]) Store(k Key, rev Rev, v T) {
 	c.mu.Lock()

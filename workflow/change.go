@@ -19,6 +19,7 @@ type input struct {
 	answer *event.Outcome   // what its caller hears after the commit
 	timer  *storage.IndexOp // the due entry it came from
 	gate   *gateInput       // about an agent's gate alone
+	again  bool             // decided before, in vain
 }
 
 // slot is a document in a view: its present value and the revision the next Txn must condition on.
@@ -37,6 +38,9 @@ type view struct {
 	changes []*change
 	unsure  []*input          // decided to do nothing, on the word of a document that was only remembered
 	removes []storage.IndexOp // entries to remove on their own, conditional on their score
+
+	head      []storage.Txn     // the session's own Txn, when it is due
+	published []storage.IndexOp // due entries of facts that the stream has
 }
 
 // change is one Txn in the making: what happens to one run and the gates it touches.

@@ -13,7 +13,7 @@ import (
 
 const (
 	poolPage   = 64      // agents of a capability looked at in one go
-	headPage   = 128     // ready tasks of a class looked at in one go
+	headPage   = 256     // ready tasks of a class looked at in one go
 	maxClasses = 100_000 // selector classes remembered; they are hints
 	scanPage   = 64      // listed classes looked at by one slow scan
 	scanKnown  = 256     // known classes looked at by one slow scan

@@ -13,7 +13,9 @@ import (
 )
 
 // act does what follows from a change that was committed. Every step may be repeated or lost: the timers find what is left undone.
-func (e *Engine) act(ctx context.Context, v *view, c *change) {
+func (e *Engine) act(c *change) {
+	ctx := context.Background() // what is committed is said, even while the engine stops
+	now := time.Now()
 	e.cfg.Crash("workflow-before-request")
 	for _, id := range c.assigned {
 		e.request(ctx, c, id)
@@ -37,7 +39,7 @@ func (e *Engine) act(ctx context.Context, v *view, c *change) {
 		}
 	}
 	for agent, g := range c.gates {
-		if g.Free(v.now) {
+		if g.Free(now) {
 			e.wake.Agents = append(e.wake.Agents, agent)
 		}
 	}

@@ -24,6 +24,8 @@ const (
 	scanEvery = 250 * time.Millisecond // the net under the wake-ups
 	duePeriod = 100 * time.Millisecond // how often due timers are looked for
 	duePage   = 256
+	turnSize  = 256  // inputs decided together
+	batchSize = 1024 // messages taken at a time: several turns, each decided while the one before is committed
 )
 
 // Config is what an Engine needs. All fields but Crash are required.
@@ -87,6 +89,7 @@ func NewEngine(cfg Config) *Engine {
 func (e *Engine) Run(ctx context.Context) error {
 	consumer, err := e.cfg.Bus.NewConsumer(bus.ConsumerConfig{
 		Stream: event.StreamWork, Durable: event.ConsumerWorkflow, Workers: 1,
+		MaxBatch: batchSize, MaxHeld: 2 * batchSize,
 		Handler: e.Handle, Log: e.cfg.Log, Crash: e.cfg.Crash,
 	})
 	if err != nil {
@@ -151,22 +154,66 @@ func (e *Engine) Handle(ctx context.Context, batch []*bus.Msg) error {
 
 // turn takes inputs until all are decided and committed. It returns an error when the store does not answer; inputs are then tried again
 // by whoever gave them.
+//
+// Many inputs are taken in chunks: one is decided while the one before it is being committed. What a chunk will have written is
+// remembered at once, since its revisions are known; should it not be written after all, whatever was decided on it meets a conflict too.
 func (e *Engine) turn(ctx context.Context, inputs []*input) error {
-	for try := range maxTries {
-		again, err := e.attempt(ctx, inputs, try)
+	again, err := e.pipeline(ctx, inputs)
+	if err != nil {
+		return err
+	}
+	for try := 1; len(again) > 0; try++ {
+		if try == maxTries {
+			return fmt.Errorf("%d inputs: %w", len(again), storage.ErrConflict)
+		}
+		for _, in := range again {
+			in.again = true
+		}
+		v, err := e.prepare(ctx, again, try)
 		if err != nil {
 			return err
 		}
-		if len(again) == 0 {
-			return nil
+		if again, err = e.finish(v, e.launch(ctx, v)); err != nil {
+			return err
 		}
-		inputs = again
 	}
-	return fmt.Errorf("%d inputs: %w", len(inputs), storage.ErrConflict)
+	return nil
 }
 
-// attempt is one try at a turn. It returns the inputs whose change met a conflict.
-func (e *Engine) attempt(ctx context.Context, inputs []*input, try int) ([]*input, error) {
+// pipeline takes inputs in chunks and returns those that must be decided again.
+func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input, err error) {
+	var before *view
+	var flight <-chan []error
+	late := make(map[string]bool) // runs with an input that is decided again: their later ones wait behind it
+	for first := true; first || len(inputs) > 0; first = false {
+		n := min(len(inputs), turnSize)
+		chunk := make([]*input, 0, n)
+		for _, in := range inputs[:n] {
+			if in.gate == nil && late[in.run] {
+				again = append(again, in)
+			} else {
+				chunk = append(chunk, in)
+			}
+		}
+		inputs = inputs[n:]
+		v, err := e.prepare(ctx, chunk, 0)
+		more, ferr := e.finish(before, flight)
+		if err := errors.Join(err, ferr); err != nil {
+			e.abandon(v)
+			return nil, err
+		}
+		for _, in := range more {
+			late[in.run] = true
+		}
+		again = append(again, more...)
+		before, flight = v, e.launch(ctx, v)
+	}
+	more, err := e.finish(before, flight)
+	return append(again, more...), err
+}
+
+// prepare decides inputs, gives ready tasks to free agents, and seals the changes.
+func (e *Engine) prepare(ctx context.Context, inputs []*input, try int) (*view, error) {
 	v := &view{now: time.Now(), runs: make(map[string]*slot[*Run], len(inputs)), gates: make(map[string]*slot[*lifecycle.Gate])}
 	if err := e.loadInputs(ctx, v, inputs); err != nil {
 		return nil, err
@@ -186,8 +233,10 @@ func (e *Engine) attempt(ctx context.Context, inputs []*input, try int) ([]*inpu
 			return nil, err
 		}
 	}
-	again, err := e.commit(ctx, v)
-	return append(v.unsure, again...), err
+	for _, c := range v.changes {
+		e.remember(c)
+	}
+	return v, nil
 }
 
 // byRun groups inputs by run, in the order of each run's first input.
@@ -206,38 +255,60 @@ func byRun(inputs []*input) [][]*input {
 	return groups
 }
 
-// commit writes all changes of a view in one round trip and acts on those that were written.
-func (e *Engine) commit(ctx context.Context, v *view) ([]*input, error) {
-	txns := make([]storage.Txn, 0, len(v.changes)+2)
-	head := e.session.txns(v.now, v.changes, e.revs)
-	txns = append(txns, head...)
+// abandon forgets what a view would have written.
+func (e *Engine) abandon(v *view) {
+	if v == nil {
+		return
+	}
+	for _, c := range v.changes {
+		e.forget(c)
+		e.putBack(c)
+	}
+}
+
+// launch sends all changes of a view to the store, in one round trip, and returns where the outcomes will come.
+func (e *Engine) launch(ctx context.Context, v *view) <-chan []error {
+	v.head = e.session.txns(v.now, v.changes, e.revs)
+	txns := append(make([]storage.Txn, 0, len(v.changes)+3), v.head...)
 	for _, c := range v.changes {
 		if len(c.assigned) > 0 {
 			c.txn.If = append(c.txn.If, storage.Cond{Key: e.session.key, Rev: e.session.rev})
 		}
 		txns = append(txns, c.txn)
 	}
-	removed := e.facts.published()
-	for _, ops := range [][]storage.IndexOp{removed, v.removes} {
+	v.published = e.facts.published()
+	for _, ops := range [][]storage.IndexOp{v.published, v.removes} {
 		if len(ops) > 0 {
 			txns = append(txns, storage.Txn{IndexRemove: ops})
 		}
 	}
+	done := make(chan []error, 1)
 	if len(txns) == 0 {
+		done <- nil
+		return done
+	}
+	go func() { done <- e.cfg.Store.Commit(ctx, txns...) }()
+	return done
+}
+
+// finish waits for the outcomes of a view's changes, acts on those that were written, and returns the inputs that must be decided again. A nil view
+// has none.
+func (e *Engine) finish(v *view, flight <-chan []error) (again []*input, err error) {
+	if v == nil {
 		return nil, nil
 	}
-	errs := e.cfg.Store.Commit(ctx, txns...)
+	errs := <-flight
 	e.cfg.Crash("workflow-after-commit")
-	regressed := len(head) > 0 && e.session.confirm(errs[0], e.revs)
-	errs = errs[len(head):]
-
-	var again []*input
+	regressed := false
+	if len(v.head) > 0 {
+		regressed = e.session.confirm(errs[0], e.revs)
+		errs = errs[1:]
+	}
 	var unknown error
 	for i, c := range v.changes {
 		switch err := errs[i]; {
 		case err == nil:
-			e.remember(c)
-			e.act(ctx, v, c)
+			e.act(c)
 		case errors.Is(err, storage.ErrConflict):
 			e.forget(c)
 			e.putBack(c)
@@ -249,21 +320,24 @@ func (e *Engine) commit(ctx context.Context, v *view) ([]*input, error) {
 			panic(err)
 		default:
 			e.forget(c)
+			e.putBack(c)
 			unknown = err
 		}
 	}
 	e.sendWake()
-	if unknown == nil && len(errs) > len(v.changes) {
-		unknown = errors.Join(errs[len(v.changes):]...)
+	for _, err := range errs[len(v.changes):] {
+		if err != nil {
+			unknown = err
+		}
 	}
 	if unknown != nil {
-		e.facts.restore(removed)
+		e.facts.restore(v.published)
 		return nil, fmt.Errorf("commit runs: %w", unknown)
 	}
 	if regressed {
 		e.cfg.Keeper.Alarm("the store lost this replica's last writes: checking")
 	}
-	return again, nil
+	return append(v.unsure, again...), nil
 }
 
 func (e *Engine) remember(c *change) {

@@ -17,7 +17,11 @@ import (
 func (e *Engine) loadInputs(ctx context.Context, v *view, inputs []*input) error {
 	runs := make([]string, 0, len(inputs))
 	for _, in := range inputs {
-		if in.gate == nil {
+		switch {
+		case in.gate != nil:
+		case in.start != nil && in.msg.Delivered <= 1 && !in.again && v.runs[in.run] == nil && !e.runs.Has(runKey(in.run)):
+			v.runs[in.run] = &slot[*Run]{} // a new run, most likely; if not, the commit will say so
+		default:
 			runs = append(runs, in.run)
 		}
 	}

@@ -2,8 +2,10 @@ package bridge
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"reflect"
 	"strings"
 
@@ -39,12 +41,12 @@ func (b *Bridge) newAPI() http.Handler {
 		fail(w, r, &Problem{Status: http.StatusNotFound, Code: codeNotFound, Detail: "there is no such route"})
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("Allow", strings.Join(allowed(r, req.URL.Path), ", "))
+		w.Header().Set("Allow", strings.Join(allowed(r, req.URL), ", "))
 		fail(w, req, &Problem{Status: http.StatusMethodNotAllowed, Code: codeMethodNotAllowed, Detail: req.Method + " is not allowed here"})
 	})
 	config := apiConfig(b.cfg.Version)
 	r.Group(func(guarded chi.Router) {
-		guarded.Use(b.admitAPI, bufferBody)
+		guarded.Use(refuseOtherSites, b.admitAPI, bufferBody)
 		api := humachi.New(guarded, config)
 		b.agentRoutes(api)
 		b.workflowRoutes(api)
@@ -96,7 +98,7 @@ func transformError(ctx huma.Context, _ string, v any) (any, error) {
 		p.Errors = append(p.Errors, ProblemDetail{Message: e.Message, Location: e.Location}) // the value may be a secret
 	}
 	if found.Status >= http.StatusInternalServerError {
-		p = &Problem{Status: http.StatusInternalServerError, Code: event.CodeInternal, Detail: "an internal error; the log has more under the request id", cause: found}
+		return problemOf(ctx.Context(), fmt.Errorf("huma: %d %w", found.Status, found)), nil
 	}
 	return problemOf(ctx.Context(), p), nil
 }
@@ -114,7 +116,11 @@ func noteRoute(next http.Handler) http.Handler {
 }
 
 // allowed lists the methods that a path has.
-func allowed(r chi.Routes, path string) []string {
+func allowed(r chi.Routes, u *url.URL) []string {
+	path := u.Path
+	if u.RawPath != "" {
+		path = u.RawPath // what the router goes by
+	}
 	var methods []string
 	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		if r.Match(chi.NewRouteContext(), m, path) {
@@ -150,9 +156,7 @@ func handle[I, O any](api huma.API, op huma.Operation, serve func(ctx context.Co
 	huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := serve(ctx, in)
 		if err != nil {
-			p := problemOf(ctx, err)
-			exchangeOf(ctx).cause = p.cause
-			return nil, p
+			return nil, problemOf(ctx, err)
 		}
 		return out, nil
 	})

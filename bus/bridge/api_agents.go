@@ -23,7 +23,7 @@ type reasonBody struct {
 
 // agentCommandInput is a command about an agent.
 type agentCommandInput struct {
-	agentInput
+	ID   string `path:"id" doc:"Id of the agent"`
 	Body *reasonBody
 }
 

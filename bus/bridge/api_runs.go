@@ -216,7 +216,7 @@ func preferredWait(prefer string) time.Duration {
 		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
 		seconds, err := strconv.Atoi(strings.Trim(strings.TrimSpace(value), `"`))
 		if strings.EqualFold(strings.TrimSpace(name), "wait") && err == nil && seconds > 0 {
-			return min(time.Duration(min(seconds, int(maxWait/time.Second)))*time.Second, maxWait)
+			return time.Duration(min(seconds, int(maxWait/time.Second))) * time.Second
 		}
 	}
 	return 0

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/opspawn/opscore/bus/event"
 )
 
 // replayWindow is how far the timestamp of a signed webhook may be from now.
@@ -43,6 +45,16 @@ func (b *Bridge) admitAPI(next http.Handler) http.Handler {
 		w.Header().Set("WWW-Authenticate", challenge)
 		fail(w, r, errUnauthorized)
 	})
+}
+
+// refuseOtherSites refuses writes that a browser sends on behalf of another site. Without a key, only that keeps a page from steering
+// a server on its reader's own machine.
+func refuseOtherSites(next http.Handler) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fail(w, r, event.Errorf(event.CodeForbidden, "a browser sent this for another site"))
+	}))
+	return protection.Handler(next)
 }
 
 // admitOld is the check of the three old bearer routes.

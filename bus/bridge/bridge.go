@@ -96,6 +96,7 @@ type Bridge struct {
 	store   storeGuard
 
 	inFlight  chan struct{} // one token per request being served
+	bigBodies chan struct{} // one more for each with a big body
 	draining  chan struct{} // closed when Serve begins to stop
 	drainOnce sync.Once
 }
@@ -116,8 +117,9 @@ func New(cfg Config) (*Bridge, error) {
 	}
 	b := &Bridge{
 		cfg: cfg, log: cfg.Log,
-		inFlight: make(chan struct{}, maxInFlight),
-		draining: make(chan struct{}),
+		inFlight:  make(chan struct{}, maxInFlight),
+		bigBodies: make(chan struct{}, maxBigBodies),
+		draining:  make(chan struct{}),
 	}
 	b.store.probe = func(ctx context.Context) error {
 		_, err := cfg.Agents.Fence(ctx, "probe")

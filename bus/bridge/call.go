@@ -97,14 +97,21 @@ func (b *Bridge) toAgent(v event.Verb, id string, body any) (command, error) {
 	if err != nil {
 		return command{}, err
 	}
-	return command{
+	c := command{
 		subject: event.AgentSubject(v, token),
 		body:    body,
 		passed: func(ctx context.Context, seq uint64) (bool, error) {
 			fence, err := b.cfg.Agents.Fence(ctx, id)
 			return fence >= seq, err
 		},
-	}, nil
+	}
+	if v == event.VerbState { // which is taken in before the registration too, and refused all the same
+		c.result = func(ctx context.Context) (event.Outcome, error) {
+			_, err := b.cfg.Agents.Get(ctx, id)
+			return event.Outcome{OK: err == nil}, err
+		}
+	}
+	return c, nil
 }
 
 // toRun is a command about a run; when its outcome got lost, the run itself tells.

@@ -37,6 +37,8 @@ const (
 
 var errUnauthorized = &Problem{Status: http.StatusUnauthorized, Code: codeUnauthorized, Detail: "a valid bearer key is required"}
 
+const internalDetail = "an internal error; the log has more under the request id"
+
 // retryAfter is what a client shall wait, in seconds, before it tries again.
 const retryAfter = 1
 
@@ -48,8 +50,6 @@ type Problem struct {
 	Detail    string          `json:"detail,omitzero" doc:"The reason, for people"`
 	Errors    []ProblemDetail `json:"errors,omitzero" doc:"The mistakes, where there may be several"`
 	RequestID string          `json:"requestId,omitzero" doc:"The X-Request-Id to ask the log for"`
-
-	cause error // for the log only
 }
 
 // ProblemDetail is one mistake in a request.
@@ -75,28 +75,28 @@ func (p *Problem) GetHeaders() http.Header {
 	return nil
 }
 
-// problemOf is the one map from errors to answers. What is not a refusal is 500 and tells nothing but the id to ask the log for.
+// problemOf is the one map from errors to answers. What is not a refusal is 500 and tells nothing but the id to ask the log for; the
+// log line of the request has the rest.
 func problemOf(ctx context.Context, err error) *Problem {
-	p := &Problem{Status: http.StatusInternalServerError, Code: event.CodeInternal, cause: err}
+	var p Problem
 	var refusal *event.Error
 	var problem *Problem
 	switch {
 	case errors.As(err, &problem):
-		known := *problem
-		p = &known
+		p = *problem
 	case errors.As(err, &refusal) && statusOf[refusal.Code] != 0:
-		p = &Problem{Status: statusOf[refusal.Code], Code: refusal.Code, Detail: refusal.Message, Errors: problemsIn(refusal), cause: p.cause}
-	case errors.Is(err, context.Canceled) && ctx.Err() != nil: // nobody is listening any more
-		p = &Problem{Status: http.StatusServiceUnavailable, Code: event.CodeUnavailable, Detail: "the request was given up"}
+		p = Problem{Status: statusOf[refusal.Code], Code: refusal.Code, Detail: refusal.Message, Errors: problemsIn(refusal)}
+	case ctx.Err() != nil: // nobody is listening any more
+		p = Problem{Status: http.StatusServiceUnavailable, Code: event.CodeUnavailable, Detail: "the request was given up"}
 	default:
-		p.Detail = "an internal error; the log has more under the request id"
+		p = Problem{Status: http.StatusInternalServerError, Code: event.CodeInternal, Detail: internalDetail}
 	}
-	if p.Status < http.StatusInternalServerError || errors.Is(p.cause, refusal) && refusal != nil {
-		p.cause = nil // the answer tells all
+	if p.Status >= http.StatusInternalServerError {
+		exchangeOf(ctx).cause = err // it may tell more than the answer
 	}
 	p.Title = http.StatusText(p.Status)
 	p.RequestID = exchangeOf(ctx).id
-	return p
+	return &p
 }
 
 // problemsIn reads the mistakes of a definition out of a refusal.
@@ -128,7 +128,6 @@ func fail(w http.ResponseWriter, r *http.Request, err error) {
 
 func failAPI(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(r.Context(), err)
-	exchangeOf(r.Context()).cause = p.cause
 	for k, v := range p.GetHeaders() {
 		w.Header()[k] = v
 	}
@@ -156,7 +155,6 @@ func failOld(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	p := problemOf(r.Context(), err)
-	exchangeOf(r.Context()).cause = p.cause
 	for k, v := range p.GetHeaders() {
 		w.Header()[k] = v
 	}

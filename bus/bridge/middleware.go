@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -140,7 +140,7 @@ func (b *Bridge) logRequest(x *exchange, r *http.Request) {
 func requestID(r *http.Request) string {
 	id := r.Header.Get(headerRequestID)
 	if id == "" || len(id) > maxRequestID || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return uuid.NewString()
+		return fmt.Sprintf("%016x", rand.Uint64())
 	}
 	return id
 }
@@ -152,13 +152,20 @@ func (b *Bridge) limit(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		select {
-		case b.inFlight <- struct{}{}:
-			defer func() { <-b.inFlight }()
-			next.ServeHTTP(w, r)
-		default:
-			fail(w, r, event.Errorf(event.CodeUnavailable, "too many requests at once"))
+		slots := []chan struct{}{b.inFlight}
+		if r.ContentLength > bigBody || r.ContentLength < 0 {
+			slots = append(slots, b.bigBodies)
 		}
+		for _, s := range slots {
+			select {
+			case s <- struct{}{}:
+				defer func() { <-s }()
+			default:
+				fail(w, r, event.Errorf(event.CodeUnavailable, "too many requests at once"))
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -173,7 +180,8 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not supported by a recorder in tests
-	body := make([]byte, 0, max(r.ContentLength, 0)+1)
+	// No more than a little is set aside for what a client only says it will send.
+	body := make([]byte, 0, min(max(r.ContentLength, 0), bigBody)+1)
 	body, err := appendAll(body, http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {

@@ -17,9 +17,12 @@ const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 180 * time.Second
 	bodyTimeout   = 30 * time.Second
+	writeTimeout  = 2 * time.Minute // from the header of a request on; longer than anybody may wait for an answer
 	maxHeader     = 32 << 10
 	maxBody       = 1 << 20
 	maxInFlight   = 4096
+	bigBody       = 64 << 10
+	maxBigBodies  = 128 // bodies over bigBody, or of unknown length, in memory at once
 
 	partTime  = time.Second      // to tell clients on idle connections that they shall close them
 	drainTime = 10 * time.Second // for requests that are being served
@@ -39,6 +42,7 @@ func (b *Bridge) Serve(ctx context.Context, l net.Listener) error {
 	var err error
 	select {
 	case err = <-failed:
+		b.drain(srv, &open)
 	case <-ctx.Done():
 		b.drain(srv, &open)
 		err = <-failed
@@ -56,6 +60,7 @@ func (b *Bridge) server(open *atomic.Int64) *http.Server {
 		Handler:           b.handler,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
+		WriteTimeout:      writeTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 		ConnState: func(_ net.Conn, s http.ConnState) {

@@ -28,11 +28,11 @@ type storeGuard struct {
 
 // check returns nil unless the store is known not to answer.
 func (g *storeGuard) check(ctx context.Context) error {
-	if !g.mine() {
-		return errStoreDown
-	}
-	if !g.isDown() {
+	switch down, turn := g.look(time.Now()); {
+	case !down:
 		return nil
+	case !turn:
+		return errStoreDown
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -43,22 +43,15 @@ func (g *storeGuard) check(ctx context.Context) error {
 	return nil
 }
 
-// mine reports whether the caller may go on: the store is up, or it is this caller's turn to ask.
-func (g *storeGuard) mine() bool {
+// look reports whether the store is down and, if so, whether it is the caller's turn to ask it.
+func (g *storeGuard) look(now time.Time) (down, turn bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
-	if g.down && now.Before(g.next) {
-		return false
+	if !g.down || now.Before(g.next) {
+		return g.down, false
 	}
 	g.next = now.Add(probeEvery)
-	return true
-}
-
-func (g *storeGuard) isDown() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.down
+	return true, true
 }
 
 func (g *storeGuard) set(down bool) {

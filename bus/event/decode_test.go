@@ -263,21 +263,21 @@ func wantAddress(t *testing.T, subject string, want event.Address) {
 	}
 }
 
-// Each command is read by exactly one of the two consumers of its stream.
-func TestFiltersShareTheCommandsOut(t *testing.T) {
-	all := append(event.FilterWorkflow(), event.FilterCommand()...)
+// Each verb and each kind of command is carried by exactly one of the two streams.
+func TestStreamsShareTheSubjectsOut(t *testing.T) {
+	all := append(event.AgentSubjects(), event.WorkSubjects()...)
 	seen := make(map[string]bool)
 	for _, filter := range all {
 		if seen[filter] {
-			t.Errorf("%s is read twice", filter)
+			t.Errorf("%s is carried twice", filter)
 		}
 		seen[filter] = true
 		if _, err := event.Decode(strings.TrimSuffix(filter, "*")+"a", []byte("{}")); err != nil && strings.Contains(err.Error(), "subject") {
-			t.Errorf("%s is read but not known: %v", filter, err)
+			t.Errorf("%s is carried but not known: %v", filter, err)
 		}
 	}
-	if len(all) != 13 {
-		t.Errorf("%d filters, want 3 verbs and 10 kinds", len(all))
+	if len(all) != 16 {
+		t.Errorf("%d subjects, want 6 verbs and 10 kinds", len(all))
 	}
 }
 

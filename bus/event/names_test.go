@@ -48,7 +48,7 @@ func wireNames(t *testing.T) string {
 	}
 	fmt.Fprintf(&b, "DefaultHeartbeat = %v\nAcceptDeadline = %v\nMaxHeartbeat = %v\n",
 		event.DefaultHeartbeat, event.AcceptDeadline, time.Duration(event.MaxHeartbeat))
-	fmt.Fprintf(&b, "FilterWorkflow = %v\nFilterCommand = %v\n", event.FilterWorkflow(), event.FilterCommand())
+	fmt.Fprintf(&b, "AgentSubjects = %v\nWorkSubjects = %v\n", event.AgentSubjects(), event.WorkSubjects())
 	fmt.Fprintf(&b, "register subject = %s\n", event.AgentSubject(event.VerbRegister, "a"))
 	fmt.Fprintf(&b, "run-start subject = %s\n", event.CommandSubject(event.KindRunStart, "r"))
 	fmt.Fprintf(&b, "heartbeat subject = %s\n", event.HeartbeatSubject("a"))

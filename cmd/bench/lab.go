@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +35,7 @@ func child() bool {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	defer profile(args[0])()
 	var err error
 	switch args[0] {
 	case "nats":
@@ -60,10 +64,31 @@ func child() bool {
 	return true
 }
 
+// profile writes a CPU profile of a child to $OPSCORE_BENCH_PROFILE.NAME, if that is set.
+func profile(name string) (stop func()) {
+	prefix := os.Getenv("OPSCORE_BENCH_PROFILE")
+	if prefix == "" {
+		return func() {}
+	}
+	f, err := os.Create(prefix + "." + name)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench child: no profile:", err)
+		return func() {}
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}
+}
+
 // lab is the servers of one benchmark, in a folder of their own.
 type lab struct {
 	dir   string
 	procs []*exec.Cmd
+	names map[*exec.Cmd]string
 	nats  string // URL
 	redis string // URL
 }
@@ -73,7 +98,7 @@ func newLab(context.Context) (*lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a temporary folder: %w", err)
 	}
-	return &lab{dir: dir}, nil
+	return &lab{dir: dir, names: make(map[*exec.Cmd]string)}, nil
 }
 
 // close ends the processes in the reverse order of their start and removes the folder.
@@ -106,6 +131,7 @@ func (l *lab) start(args ...string) (*exec.Cmd, string, error) {
 		return nil, "", fmt.Errorf("start %s: %w", args[0], err)
 	}
 	l.procs = append(l.procs, cmd)
+	l.names[cmd] = args[0]
 	line, err := bufio.NewReader(out).ReadString('\n')
 	word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 	if err != nil || word != "ready" {
@@ -150,6 +176,7 @@ func (l *lab) startRedis(ctx context.Context) error {
 		return fmt.Errorf("start redis-server: %w", err)
 	}
 	l.procs = append(l.procs, cmd)
+	l.names[cmd] = "redis"
 	l.redis = fmt.Sprintf("redis://127.0.0.1:%d/0", port)
 	for range 200 {
 		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
@@ -204,4 +231,40 @@ func memory(pid int) (own, resident float64, err error) {
 		}
 	}
 	return own, resident, nil
+}
+
+// cpuTimes is the CPU time that the processes of a lab have used, by name.
+type cpuTimes map[string]float64
+
+// cpu reads the CPU times of all processes, this one included.
+func (l *lab) cpu() cpuTimes {
+	times := cpuTimes{"bench (agents, clients)": cpuSeconds(os.Getpid())}
+	for _, p := range l.procs {
+		times[l.names[p]] = cpuSeconds(p.Process.Pid)
+	}
+	return times
+}
+
+func (t cpuTimes) since(before cpuTimes) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(t)) {
+		parts = append(parts, fmt.Sprintf("%s %.1f", name, t[name]-before[name]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// cpuSeconds reads the user and system time of a process, which Linux counts in hundredths of a second.
+func cpuSeconds(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100
 }
