@@ -17,6 +17,7 @@ type StreamState struct {
 	Created           time.Time
 	FirstSeq, LastSeq uint64
 	LastTime          time.Time // stream timestamp of the message at LastSeq
+	Bytes, MaxBytes   int64     // what is stored, and what may be
 }
 
 // StreamState reads the state of a stream. It fails with jetstream.ErrStreamNotFound if there is none.
@@ -31,6 +32,8 @@ func (c *Conn) StreamState(ctx context.Context, stream string) (StreamState, err
 		FirstSeq: info.State.FirstSeq,
 		LastSeq:  info.State.LastSeq,
 		LastTime: info.State.LastTime,
+		Bytes:    int64(info.State.Bytes),
+		MaxBytes: info.Config.MaxBytes,
 	}, nil
 }
 

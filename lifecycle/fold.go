@@ -157,9 +157,9 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		Put: []storage.Put{{Key: RecordKey(b.id), Data: event.MustMarshal(b.record)}},
 	}
 	if f.gateChanged {
+		t.IndexAdd, t.IndexRemove = FreeOps(&f.before, b.gate, now)
 		t.If = append(t.If, storage.Cond{Key: GateKey(b.id), Rev: b.gateRev})
 		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: event.MustMarshal(b.gate)})
-		t.IndexAdd, t.IndexRemove = FreeOps(&f.before, b.gate, now)
 	}
 	if f.handBack {
 		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: HandBackMember(b.id), Score: storage.Score(now.UnixMicro())})

@@ -30,6 +30,7 @@ type Gate struct {
 	Held       []Held            `json:"held,omitzero"`     // attempts we hold on it
 	Released   time.Time         `json:"released,omitzero"` // highest stream timestamp of a result that freed a slot
 	Used       int64             `json:"used,omitzero"`     // µs: when a slot was last taken; least recently used goes first
+	Listed     bool              `json:"listed,omitzero"`   // it stands in the free indexes
 }
 
 // Held is one slot in use.
@@ -129,6 +130,7 @@ func (g *Gate) same(o *Gate) bool {
 // Take holds a slot for an attempt. Taking it again changes nothing.
 func (g *Gate) Take(ref event.AttemptRef, instance string, now time.Time) {
 	if g.find(ref) < 0 {
+		ref.Token = "" // the number is enough to know the attempt by
 		g.Held = append(slices.Clone(g.Held), Held{AttemptRef: ref, Instance: instance})
 		g.Used = now.UnixMicro()
 	}
@@ -215,29 +217,30 @@ func (g *Gate) Answered() {
 // FreeIndex names the index of agents with a capability that are free, least recently used first.
 func FreeIndex(capability string) storage.Index { return storage.Index("free/" + capability) }
 
-// FreeOps returns what must happen to the free indexes in the Txn that turns one gate into another.
+// FreeOps returns what must happen to the free indexes in the Txn that turns one gate into another, and notes in after that it is listed
+// there. It must be called before the gate is encoded.
 func FreeOps(before, after *Gate, now time.Time) (add, remove []storage.IndexOp) {
-	free := after.Free(now)
-	if free {
-		seen := make(map[string]bool, len(after.Caps))
+	after.Listed = after.Free(now)
+	moved := before.Used != after.Used || !slices.Equal(before.Caps, after.Caps)
+	if before.Listed == after.Listed && !(after.Listed && moved) {
+		return nil, nil
+	}
+	listed := make(map[string]bool, len(after.Caps))
+	if after.Listed {
 		for _, c := range after.Caps {
-			if c == "" || seen[c] {
-				continue
+			if c != "" && !listed[c] {
+				listed[c] = true
+				add = append(add, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent, Score: storage.Score(after.Used)})
 			}
-			seen[c] = true
-			add = append(add, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent, Score: storage.Score(after.Used)})
-		}
-		if slices.Equal(before.Caps, after.Caps) {
-			return add, nil
 		}
 	}
-	gone := make(map[string]bool, len(before.Caps)+len(after.Caps))
-	for _, c := range slices.Concat(before.Caps, after.Caps) {
-		if c == "" || gone[c] || (free && slices.Contains(after.Caps, c)) {
-			continue
+	if before.Listed {
+		for _, c := range before.Caps {
+			if c != "" && !listed[c] {
+				listed[c] = true
+				remove = append(remove, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent})
+			}
 		}
-		gone[c] = true
-		remove = append(remove, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent})
 	}
 	return add, remove
 }

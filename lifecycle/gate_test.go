@@ -81,16 +81,19 @@ func TestAWordFromAfterTheLastResultShutsTheGate(t *testing.T) {
 
 func TestTakingAndReleasingTwiceIsOnce(t *testing.T) {
 	g := freeGate(2)
-	g.Take(attempt(1), "A", epoch)
-	once := *g
 	withToken := attempt(1)
 	withToken.Token = "x"
-	g.Take(withToken, "B", epoch.Add(time.Hour))
+	g.Take(withToken, "A", epoch)
+	once := *g
+	g.Take(attempt(1), "B", epoch.Add(time.Hour))
 	if diff := cmp.Diff(&once, g); diff != "" {
 		t.Errorf("taken twice (-once +twice):\n%s", diff)
 	}
 	if !g.Holds(attempt(1)) || g.Holds(attempt(2)) {
 		t.Error("holds another attempt than the one taken")
+	}
+	if g.Held[0].Token != "" {
+		t.Error("the gate, which is shown, knows the token of the attempt")
 	}
 	if g.Used != epoch.UnixMicro() {
 		t.Errorf("used at %d", g.Used)
@@ -343,6 +346,9 @@ func TestTheFreeIndexesFollowTheGate(t *testing.T) {
 			if h.act(t) {
 				add, remove := lifecycle.FreeOps(&before, h.gate, h.now)
 				index.commit(t, add, remove)
+				if h.gate.Listed != h.gate.Free(h.now) {
+					t.Fatalf("listed %t, free %t", h.gate.Listed, h.gate.Free(h.now))
+				}
 			} else if now, was := freeIndexes(h.gate, h.now), freeIndexes(&before, h.now); !cmp.Equal(now, was) {
 				t.Fatalf("nothing is said to have changed, but the free indexes have: %v, were %v", now, was)
 			} else {

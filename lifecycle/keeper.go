@@ -47,7 +47,7 @@ type Keeper struct {
 	bus   *bus.Conn
 	log   *slog.Logger
 	revs  *storage.Revisions
-	// Forget is called when the store regressed: whatever is remembered of its documents is void.
+	// forget is called when the store regressed: whatever is remembered of its documents is void.
 	forget func()
 
 	mu      sync.Mutex
@@ -58,6 +58,7 @@ type Keeper struct {
 	checked bool
 	err     error // of the last tick
 	alarm   chan struct{}
+	tidied  janitor
 }
 
 // NewKeeper makes a Keeper. Forget is called whenever remembered documents become void.
@@ -163,7 +164,13 @@ func (k *Keeper) tick(ctx context.Context) error {
 		return k.heal(ctx, views, epochDoc, stored, why)
 	}
 	k.adopt(stored, views)
-	return k.write(ctx, views)
+	if err := k.write(ctx, views); err != nil {
+		return err
+	}
+	if k.Dispatching() != nil {
+		return nil // a replay may still need what the janitor would purge
+	}
+	return k.tidied.tidy(ctx, k.bus, views, time.Now())
 }
 
 // look reads the ack floors first and the store after them, so that a position never claims too much.

@@ -164,9 +164,7 @@ func show(id string, r *Record, g *Gate, now time.Time) event.Agent {
 		}
 	}
 	for _, h := range g.Held {
-		ref := h.AttemptRef
-		ref.Token = "" // the fence of the attempt is the agent's alone
-		a.Held = append(a.Held, ref)
+		a.Held = append(a.Held, h.AttemptRef)
 	}
 	if refusal := Match(g, Want{Agent: id}, now); refusal != nil {
 		a.Unavailable = refusal.Text

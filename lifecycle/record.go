@@ -216,6 +216,9 @@ func (r *Record) deregister(at Mark) bool {
 		r.Instance = InstanceMark{}
 	}
 	r.Firsts = slices.DeleteFunc(slices.Clone(r.Firsts), r.voided)
+	if len(r.Firsts) == 0 && r.Reg != nil {
+		r.Firsts = []Mark{r.Reg.Mark} // more registrations than are remembered stood before at
+	}
 	r.Reports = slices.DeleteFunc(slices.Clone(r.Reports), func(p Report) bool { return r.voided(p.Mark) })
 	return true
 }

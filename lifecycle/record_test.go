@@ -374,6 +374,17 @@ func TestARecordIsBounded(t *testing.T) {
 	}
 }
 
+func TestARegisteredAgentHasAFirstRegistrationWhateverIsForgotten(t *testing.T) {
+	r := &lifecycle.Record{}
+	for i := range uint64(20) {
+		r.Apply(registered(""), mark(i+1))
+	}
+	r.Apply(deregistered(), mark(19))
+	if want := []lifecycle.Mark{mark(20)}; !slices.Equal(r.Firsts, want) {
+		t.Errorf("first registrations %v, want %v", r.Firsts, want)
+	}
+}
+
 func TestARecordSurvivesTheStore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want, _ := hear(sentences().Draw(t, "said"))

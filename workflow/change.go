@@ -124,9 +124,9 @@ func (v *view) seal(c *change, rev storage.Rev) {
 	}
 	for agent, g := range c.gates {
 		s := v.gates[agent]
+		ops.gate(c.gatesBefore[agent], g, v.now)
 		put(lifecycle.GateKey(agent), s.rev, event.MustMarshal(g))
 		s.rev, s.val = rev, g
-		ops.gate(c.gatesBefore[agent], g, v.now)
 	}
 	for _, d := range c.docs {
 		put(d.key, d.rev, d.data)

@@ -34,6 +34,9 @@ type Config struct {
 	Bus    *bus.Conn
 	Keeper *lifecycle.Keeper
 	Log    *slog.Logger
+	// Retention is how long a run that has ended is kept; 0 means 7 days. It must outlive the stream of commands, or a replayed start
+	// would run again.
+	Retention time.Duration
 	// Crash is called at named points, for fault tests.
 	Crash func(point string)
 }
@@ -104,6 +107,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return e.fireTimers(ctx) })
 	g.Go(func() error { return e.drainInbox(ctx) })
+	g.Go(func() error { return e.retire(ctx) })
 	return g.Wait()
 }
 

@@ -30,6 +30,9 @@ func outputKey(run, task string, attempt int) storage.Key {
 	return storage.Key("run-output/" + event.MustToken(run) + "/" + event.MustToken(task) + "/" + strconv.Itoa(attempt))
 }
 
+// retiredKey names the document that each removal of an old run writes.
+const retiredKey storage.Key = "retired"
+
 // Indexes.
 const (
 	runIndex      storage.Index = "runs"      // by creation

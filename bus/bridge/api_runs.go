@@ -52,8 +52,10 @@ type startInput struct {
 
 // startWorkflowInput is a request to start a run of the workflow in the path.
 type startWorkflowInput struct {
-	ID string `path:"id" doc:"Id of the workflow"`
-	startInput
+	ID     string `path:"id" doc:"Id of the workflow"`
+	Key    string `header:"Idempotency-Key" maxLength:"255" doc:"The same key starts the same run, once"`
+	Prefer string `header:"Prefer" doc:"wait=N: answer when the run has ended, or after N seconds, 60 at most"`
+	Body   *startBody
 }
 
 // started is a run that was started and has not been waited for.
@@ -74,7 +76,7 @@ type startAnswer struct {
 
 // cancelInput is a request to cancel a run.
 type cancelInput struct {
-	runInput
+	ID   string `path:"id" doc:"Id of the run"`
 	Body *reasonBody
 }
 
@@ -87,7 +89,7 @@ func (b *Bridge) runRoutes(api huma.API) {
 		Method: http.MethodPost, Path: "/workflows/{id}/runs", OperationID: "start-workflow-run",
 		Summary: "Start a run of a workflow", Tags: tags, Responses: startResponses(api),
 	}, func(ctx context.Context, in *startWorkflowInput) (*startAnswer, error) {
-		return b.startRun(ctx, in.ID, &in.startInput)
+		return b.startRun(ctx, in.ID, &startInput{Key: in.Key, Prefer: in.Prefer, Body: in.Body})
 	})
 	handle(api, huma.Operation{
 		Method: http.MethodGet, Path: "/runs", OperationID: "list-runs", Summary: "List runs, oldest first", Tags: tags,

@@ -92,6 +92,7 @@ type Bridge struct {
 	cfg     Config
 	log     *slog.Logger
 	api     http.Handler
+	old     map[string]oldRoute
 	handler http.Handler
 	store   storeGuard
 
@@ -125,7 +126,7 @@ func New(cfg Config) (*Bridge, error) {
 		_, err := cfg.Agents.Fence(ctx, "probe")
 		return err
 	}
-	b.api = b.newAPI()
+	b.api, b.old = b.newAPI(), b.oldRoutes()
 	b.handler = b.observe(b.limit(http.HandlerFunc(b.route)))
 	return b, nil
 }

@@ -37,13 +37,12 @@ func (b *Bridge) call(ctx context.Context, c command) (event.Outcome, error) {
 	limited, cancel := context.WithTimeout(ctx, b.cfg.CallTimeout)
 	defer cancel()
 	outcome, ack, err := b.cfg.Bus.Call(limited, msg)
-	var refusal *event.Error
 	switch {
 	case err == nil && outcome.Error != nil:
 		return outcome, outcome.Error
 	case err == nil:
 		return outcome, nil
-	case errors.As(err, &refusal):
+	case refusedWith(err, event.CodeUnavailable), refusedWith(err, event.CodeTooLarge): // by the stream
 		return event.Outcome{}, err
 	case ack.Seq == 0 || ctx.Err() != nil:
 		return event.Outcome{}, errors.Join(errUnconfirmed, err)

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -227,7 +228,6 @@ func TestStoreDownIsUnavailableBeforeAnythingIsPublished(t *testing.T) {
 // A message whose outcome does not come is looked for in what its aggregate has taken in.
 func TestLostOutcomeIsFoundByFence(t *testing.T) {
 	conn := bustest.Conn(t)
-	store := openStore(t)
 	b := &bundle{t: t, conn: conn}
 	quiet := &takenIn{}
 	br, err := bridge.New(bridge.Config{
@@ -237,7 +237,6 @@ func TestLostOutcomeIsFoundByFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.listen(br)
-	_ = store
 	b.do("POST", notify, registration("a1")).unavailable(t) // nobody judges it
 	quiet.fence.Store(1 << 40)
 	b.register("a1")
@@ -261,7 +260,7 @@ func (q *takenIn) List(context.Context, string, int) (event.List[event.Agent], e
 }
 func (q *takenIn) Fence(context.Context, string) (uint64, error) { return q.fence.Load(), nil }
 
-// noRuns are queries that find nothing.
+// noRuns are queries that panic: their methods are those of a nil interface.
 type noRuns struct{ bridge.RunQueries }
 
 // syncWriter makes a writer safe for concurrent use.
@@ -406,8 +405,6 @@ func TestPanicIsAnInternalError(t *testing.T) {
 	out := &syncWriter{w: &log}
 	b := &bundle{t: t}
 	b.listen(newBridge(t, bustest.Conn(t), func(c *bridge.Config) {
-		c.Runs = nil
-		c.Runs = noRuns{} // its methods are those of a nil interface
 		c.Log = slog.New(slog.NewTextHandler(out, nil))
 	}))
 	r := b.do("GET", "/api/v1/runs/x", "")
@@ -464,4 +461,17 @@ func TestIdleConnectionsAreKept(t *testing.T) {
 	if srv.ReadHeaderTimeout <= 0 || srv.ReadTimeout != 0 || srv.WriteTimeout < 70*time.Second || srv.MaxHeaderBytes <= 0 {
 		t.Errorf("limits: %v %v %v %d", srv.ReadHeaderTimeout, srv.ReadTimeout, srv.WriteTimeout, srv.MaxHeaderBytes)
 	}
+}
+
+// damagedAgents are queries that find a document that cannot be read.
+type damagedAgents struct{ bridge.AgentQueries }
+
+func (damagedAgents) Get(context.Context, string) (*event.Agent, error) {
+	return nil, fmt.Errorf("document agent/x: %w", event.Errorf(event.CodeMalformed, "the body is not JSON"))
+}
+
+func TestDamagedDocumentIsAnInternalError(t *testing.T) {
+	b := &bundle{t: t}
+	b.listen(newBridge(t, bustest.Conn(t), func(c *bridge.Config) { c.Agents = damagedAgents{} }))
+	b.do("GET", "/api/v1/agents/x", "").problem(t, 500, event.CodeInternal)
 }

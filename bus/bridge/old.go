@@ -24,10 +24,13 @@ const (
 type oldMethod struct {
 	admit    func(r *http.Request, body []byte) error // nil: everybody
 	takeBody bool
-	serve    func(ctx context.Context, r *oldRequest) (status int, answer any, err error)
+	serve    oldServe
 }
 
-// oldRequest is a request that has passed the checks of its form.
+// oldServe answers a request that has passed the checks of its form.
+type oldServe func(ctx context.Context, r *oldRequest) (status int, answer any, err error)
+
+// oldRequest is what a handler sees of a request.
 type oldRequest struct {
 	agent string    // id in the path
 	body  event.Raw // JSON; nil if there is none
@@ -41,26 +44,24 @@ type statusAnswer struct {
 
 func success(message string) statusAnswer { return statusAnswer{Status: "success", Message: message} }
 
-// oldMethods returns the methods of a route, and the Allow header of its 405: the contract has the first method only.
-func (b *Bridge) oldMethods(route string) (methods map[string]oldMethod, allow string) {
-	switch route {
-	case routeHealth:
-		return map[string]oldMethod{http.MethodGet: {serve: b.oldHealth}}, http.MethodGet
-	case routeNotify:
-		return map[string]oldMethod{
-			http.MethodPost: {admit: b.admitWebhook, takeBody: true, serve: b.oldNotify},
-		}, http.MethodPost
-	case routeState:
-		return map[string]oldMethod{
-			http.MethodPost: {admit: b.admitOld, takeBody: true, serve: b.oldPostState},
-			http.MethodGet:  {admit: b.admitOld, serve: b.oldGetState},
-		}, http.MethodPost
-	case routeWorkflow:
-		return map[string]oldMethod{
-			http.MethodPost: {admit: b.admitOld, takeBody: true, serve: b.oldTrigger},
-		}, http.MethodPost
+// oldRoute is a path of the old API.
+type oldRoute struct {
+	methods map[string]oldMethod
+	allow   string // header of a 405: the contract has the first method only
+}
+
+func (b *Bridge) oldRoutes() map[string]oldRoute {
+	post := func(admit func(*http.Request, []byte) error, serve oldServe) map[string]oldMethod {
+		return map[string]oldMethod{http.MethodPost: {admit: admit, takeBody: true, serve: serve}}
 	}
-	return nil, ""
+	state := post(b.admitOld, b.oldPostState)
+	state[http.MethodGet] = oldMethod{admit: b.admitOld, serve: b.oldGetState}
+	return map[string]oldRoute{
+		routeHealth:   {map[string]oldMethod{http.MethodGet: {serve: oldHealth}}, http.MethodGet},
+		routeNotify:   {post(b.admitWebhook, b.oldNotify), http.MethodPost},
+		routeState:    {state, http.MethodPost},
+		routeWorkflow: {post(b.admitOld, b.oldTrigger), http.MethodPost},
+	}
 }
 
 // matchOld finds the route of a path that was percent-decoded; an id holds no slash.
@@ -92,14 +93,13 @@ func matchOld(path string) (route, agent string) {
 func (b *Bridge) serveOld(w http.ResponseWriter, r *http.Request) {
 	route, agent := matchOld(r.URL.Path)
 	if route == "" {
-		b.oldNotFound(w, r)
+		oldNotFound(w, r)
 		return
 	}
 	exchangeOf(r.Context()).route = route
-	methods, allow := b.oldMethods(route)
-	m, ok := methods[r.Method]
+	m, ok := b.old[route].methods[r.Method]
 	if !ok {
-		w.Header().Set("Allow", allow)
+		w.Header().Set("Allow", b.old[route].allow)
 		writeOld(w, http.StatusMethodNotAllowed, oldDetail{"Method Not Allowed"})
 		return
 	}
@@ -132,7 +132,7 @@ func (b *Bridge) serveOldMethod(w http.ResponseWriter, r *http.Request, m oldMet
 }
 
 // oldNotFound redirects from a path with a slash too many, as the old server did.
-func (b *Bridge) oldNotFound(w http.ResponseWriter, r *http.Request) {
+func oldNotFound(w http.ResponseWriter, r *http.Request) {
 	trimmed := strings.TrimRight(r.URL.Path, "/")
 	if route, _ := matchOld(trimmed); route == "" || trimmed == r.URL.Path {
 		writeOld(w, http.StatusNotFound, oldDetail{"Not Found"})
@@ -147,7 +147,7 @@ func (b *Bridge) oldNotFound(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusTemporaryRedirect)
 }
 
-func (b *Bridge) oldHealth(context.Context, *oldRequest) (int, any, error) {
+func oldHealth(context.Context, *oldRequest) (int, any, error) {
 	return http.StatusOK, struct {
 		Status string `json:"status"`
 	}{"ok"}, nil

@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -57,10 +58,11 @@ func (g *storeGuard) look(now time.Time) (down, turn bool) {
 func (g *storeGuard) set(down bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.down, g.next = down, time.Now().Add(probeEvery)
+	g.down, g.next = down, time.Now()
 }
 
-// query reads something within the time of a call. An error that is no refusal means that the store does not answer.
+// query reads something within the time of a call. An error that is no refusal means that the store does not answer; a refusal that
+// no query gives is what a damaged document leads to.
 func query[T any](ctx context.Context, b *Bridge, read func(ctx context.Context) (T, error)) (T, error) {
 	var none T
 	if err := b.store.check(ctx); err != nil {
@@ -71,13 +73,17 @@ func query[T any](ctx context.Context, b *Bridge, read func(ctx context.Context)
 	v, err := read(limited)
 	var refusal *event.Error
 	switch {
-	case err == nil || errors.As(err, &refusal):
+	case err == nil, ctx.Err() != nil: // when the client is gone, an error says nothing about the store
 		return v, err
-	case ctx.Err() != nil: // the client is gone, which says nothing about the store
+	case !errors.As(err, &refusal):
+		b.store.set(true)
+		return v, errors.Join(errStoreDown, err)
+	}
+	switch refusal.Code {
+	case event.CodeUnknownAgent, event.CodeUnknownRun, event.CodeUnknownDefinition, event.CodeInvalid, event.CodeUnavailable:
 		return v, err
 	}
-	b.store.set(true)
-	return v, errors.Join(errStoreDown, err)
+	return v, fmt.Errorf("query: %s", err.Error())
 }
 
 func (b *Bridge) agent(ctx context.Context, id string) (*event.Agent, error) {

@@ -36,6 +36,7 @@ func child() bool {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	defer profile(args[0])()
+	server.TuneMemory()
 	var err error
 	switch args[0] {
 	case "nats":

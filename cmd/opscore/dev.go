@@ -77,6 +77,7 @@ func (a *app) runServer(ctx context.Context, cfg server.Config) error {
 		}
 		cfg.Log.Info("ready", args...)
 	}
+	server.TuneMemory()
 	err := server.Run(ctx, cfg)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil

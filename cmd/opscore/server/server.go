@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -92,6 +94,14 @@ func listenHTTP(addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("HTTP address %s cannot be used (choose another with --http-addr): %w", addr, err)
 	}
 	return l, nil
+}
+
+// TuneMemory trades memory for time in a process that is a server and nothing else: the live heap is small, and collecting it at every
+// doubling costs a tenth of the throughput. GOGC overrides it.
+func TuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 }
 
 type server struct {

@@ -1,0 +1,150 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+)
+
+const (
+	defaultRetention = 7 * 24 * time.Hour
+	retirePeriod     = time.Minute
+	retirePage       = 100
+)
+
+// retire removes runs that ended longer ago than the retention, a page at a time.
+func (e *Engine) retire(ctx context.Context) error {
+	t := time.NewTicker(retirePeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-t.C:
+			n, err := e.Retire(ctx, now)
+			if err != nil && ctx.Err() == nil {
+				e.cfg.Log.Warn("old runs not removed", "err", err)
+			} else if n > 0 {
+				e.cfg.Log.Info("old runs removed", "count", n)
+			}
+		}
+	}
+}
+
+// Retire removes the runs that had ended a retention before now, and returns how many. Runs that are older and still go on stay.
+func (e *Engine) Retire(ctx context.Context, now time.Time) (removed int, err error) {
+	keep := e.cfg.Retention
+	if keep == 0 {
+		keep = defaultRetention
+	}
+	horizon := now.Add(-keep)
+	var after storage.Cursor
+	for {
+		page, err := e.cfg.Store.Range(ctx, runIndex, after, storage.Score(max(horizon.UnixMicro(), 0)), retirePage)
+		if err != nil || len(page) == 0 {
+			return removed, err
+		}
+		n, err := e.retirePage(ctx, page, horizon)
+		removed += n
+		if err != nil || len(page) < retirePage {
+			return removed, err
+		}
+		after = storage.Cursor{Score: page[len(page)-1].Score, Member: page[len(page)-1].Member}
+	}
+}
+
+func (e *Engine) retirePage(ctx context.Context, page []storage.Entry, horizon time.Time) (removed int, err error) {
+	keys := make([]storage.Key, len(page))
+	for i, entry := range page {
+		keys[i] = runKey(entry.Member)
+	}
+	docs, err := e.cfg.Store.Get(ctx, keys...)
+	if err != nil {
+		return 0, fmt.Errorf("read old runs: %w", err)
+	}
+	for _, d := range docs {
+		var r Run
+		if d.Rev == "" || event.Unmarshal(d.Data, &r) != nil || !r.State.Final() || !r.Ended.Before(horizon) {
+			continue
+		}
+		switch err := e.retireRun(ctx, &r, d); {
+		case errors.Is(err, storage.ErrConflict): // somebody still writes it
+		case err != nil:
+			return removed, fmt.Errorf("remove run %s: %w", r.ID, err)
+		default:
+			e.runs.Forget(d.Key)
+			removed++
+		}
+	}
+	return removed, nil
+}
+
+// retireRun deletes a run with all its documents. A Txn must put a document, which keeps a late repeat of it from being taken for a new one: the
+// retirement counter serves.
+func (e *Engine) retireRun(ctx context.Context, r *Run, d storage.Doc) error {
+	parts, err := e.partsOf(ctx, r)
+	if err != nil {
+		return err
+	}
+	counter, err := e.cfg.Store.Get(ctx, append([]storage.Key{retiredKey}, parts...)...)
+	if err != nil {
+		return err
+	}
+	t := storage.Txn{
+		Rev:         e.revs.Next(),
+		If:          []storage.Cond{{Key: retiredKey, Rev: counter[0].Rev}, {Key: d.Key, Rev: d.Rev}},
+		Put:         []storage.Put{{Key: retiredKey, Data: []byte(r.ID)}},
+		Delete:      []storage.Key{d.Key},
+		IndexRemove: []storage.IndexOp{{Index: runIndex, Member: r.ID}},
+	}
+	for _, part := range counter[1:] {
+		if part.Rev != "" {
+			t.If = append(t.If, storage.Cond{Key: part.Key, Rev: part.Rev})
+			t.Delete = append(t.Delete, part.Key)
+		}
+	}
+	return e.cfg.Store.Commit(ctx, t)[0]
+}
+
+// partsOf lists the documents that a run may have besides its own.
+func (e *Engine) partsOf(ctx context.Context, r *Run) ([]storage.Key, error) {
+	var keys []storage.Key
+	if r.BigInput {
+		keys = append(keys, runInputKey(r.ID))
+	}
+	for i := range r.Tasks {
+		if t := &r.Tasks[i]; t.Big {
+			keys = append(keys, outputKey(r.ID, t.ID, t.Attempt))
+		}
+	}
+	if r.Total <= inlineTasks {
+		return keys, nil
+	}
+	def, err := e.definition(ctx, r.Workflow, r.DefVersion)
+	if err != nil {
+		return nil, err
+	}
+	moved := make([]storage.Key, len(def.Tasks))
+	for i := range def.Tasks {
+		moved[i] = runTaskKey(r.ID, def.Tasks[i].TaskID)
+	}
+	docs, err := e.cfg.Store.Get(ctx, moved...)
+	if err != nil {
+		return nil, fmt.Errorf("read tasks: %w", err)
+	}
+	for _, d := range docs {
+		var t RunTask
+		if d.Rev == "" || event.Unmarshal(d.Data, &t) != nil {
+			continue
+		}
+		keys = append(keys, d.Key)
+		if t.Big {
+			keys = append(keys, outputKey(r.ID, t.ID, t.Attempt))
+		}
+	}
+	return keys, nil
+}
