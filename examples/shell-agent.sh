@@ -57,6 +57,9 @@ on_task() {
 	attempt
 	if [ -e "$dir/result" ]; then # done already, and asked again: the answer or the result was lost
 		"$0" --repeat "$dir" </dev/null >>"$AGENT_STATE/log" 2>&1 &
+	elif [ -e "$dir/cancelled" ]; then
+		echo '{"status":"rejected","reason":"the attempt was cancelled"}'
+		return
 	elif [ -d "$dir" ]; then
 		: # at work, and asked again
 	elif [ -e "$AGENT_STATE/draining" ]; then
@@ -82,6 +85,10 @@ do_work() {
 	echo $! >"$dir/pid"
 	status=0
 	wait $! || status=$?
+	if [ -e "$dir/cancelled" ]; then
+		rm "$dir/running" # nobody waits for the result any more
+		return
+	fi
 	if [ "$status" -eq 0 ]; then
 		result="{$ref,\"status\":\"completed\",\"output\":$(cat "$dir/output")}"
 	else
@@ -100,6 +107,7 @@ on_cancel() {
 	if [ -e "$dir/result" ]; then
 		echo '{"status":"finished"}'
 	elif [ -s "$dir/pid" ]; then
+		: >"$dir/cancelled"
 		kill "$(cat "$dir/pid")" 2>/dev/null || :
 		echo '{"status":"cancelled"}'
 	else

@@ -242,7 +242,8 @@ class Agent:
         self.done = threading.Semaphore(0)  # released with every result that was stored
         self.draining = False
         self.running = {}  # (run, task, attempt): event that cancels it
-        self.results = collections.OrderedDict()  # (run, task, attempt): body of the result
+        self.results = collections.OrderedDict()  # (run, task, attempt): body of the result, None if it was cancelled
+        self.telling = set()  # attempts whose result is not acknowledged yet
         self.lock = threading.Lock()
         nats.subscribe(f"opscore.v1.task.{self.token}", self.on_task)
         nats.subscribe(f"opscore.v1.cancel.{self.token}", self.on_cancel)
@@ -273,8 +274,10 @@ class Agent:
         key = (task["runId"], task["taskId"], task["attempt"])
         again = None
         with self.lock:
-            if key in self.running or key in self.results:  # asked twice: an answer was lost
+            if key in self.running or self.results.get(key):  # asked twice: an answer was lost
                 answer, again = {"status": "accepted"}, self.results.get(key)
+            elif key in self.results:
+                answer = {"status": "rejected", "reason": "the attempt was cancelled"}
             elif self.draining:
                 answer = {"status": "rejected", "reason": "draining", "retryAfterMs": 60000}
             elif len(self.running) >= self.slots:
@@ -311,20 +314,27 @@ class Agent:
                 error["retryable"] = False
             result = same | {"status": "failed", "error": error}
         with self.lock:
-            del self.running[key]  # the slot is free; Ops-Core learns of it with the result
+            if self.running.pop(key).is_set():
+                result = None  # nobody waits for it any more
+            else:
+                self.telling.add(key)
             self.results[key] = result
             if len(self.results) > REMEMBERED:
                 self.results.popitem(last=False)
-        self.say("result", result)  # until it is acknowledged, through reconnects
+        if not result:
+            log("cancelled", run_id=key[0], task_id=key[1], attempt=key[2])
+            return
+        self.say("result", result)  # until it is acknowledged, through reconnects; then Ops-Core knows that the slot is free
+        self.telling.discard(key)
         log("result stored", run_id=key[0], task_id=key[1], attempt=key[2], status=result["status"])
         self.done.release()
 
     def stop(self):
-        """Takes no more tasks, finishes those it has, and says goodbye."""
+        """Takes no more tasks, finishes those it has until their results are acknowledged, and says goodbye."""
         with self.lock:
             self.draining = True
         self.say("state", {"state": "draining", "instance": self.instance})
-        while self.running:
+        while self.running or self.telling:
             time.sleep(0.05)
         self.say("state", {"state": "offline", "instance": self.instance})
 

@@ -348,38 +348,36 @@ func TestACordonedAgentGetsNoTasks(t *testing.T) {
 }
 
 // deadLetters reads all of them.
-func (f *fleet) deadLetters() []*nats.Msg {
+func (f *fleet) deadLetters() []jetstream.Msg {
 	f.Helper()
 	return f.stream(event.StreamDead)
 }
 
-// stream reads all messages of a stream, in order; the sequence of each is in its header.
-func (f *fleet) stream(name string) []*nats.Msg {
+// stream reads all messages of a stream, in order.
+func (f *fleet) stream(name string) []jetstream.Msg {
 	f.Helper()
-	state, err := f.conn.StreamState(f.Context(), name)
-	if err != nil {
-		f.Fatal(err)
-	}
 	s, err := f.conn.JS().Stream(f.Context(), name)
 	if err != nil {
 		f.Fatal(err)
 	}
-	var messages []*nats.Msg
-	for seq := max(state.FirstSeq, 1); seq <= state.LastSeq; seq++ {
-		m, err := s.GetMsg(f.Context(), seq)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err != nil {
-			f.Fatal(err)
-		}
-		header := m.Header
-		if header == nil {
-			header = nats.Header{}
-		}
-		header.Set("Seq", strconv.FormatUint(m.Sequence, 10))
-		header.Set("Time", m.Time.Format(time.RFC3339Nano))
-		messages = append(messages, &nats.Msg{Subject: m.Subject, Data: m.Data, Header: header})
+	left := int(s.CachedInfo().State.Msgs)
+	if left == 0 {
+		return nil
+	}
+	c, err := s.CreateConsumer(f.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
+	if err != nil {
+		f.Fatal(err)
+	}
+	batch, err := c.Fetch(left)
+	if err != nil {
+		f.Fatal(err)
+	}
+	messages := make([]jetstream.Msg, 0, left)
+	for m := range batch.Messages() {
+		messages = append(messages, m)
+	}
+	if err := errors.Join(batch.Error(), s.DeleteConsumer(f.Context(), c.CachedInfo().Name)); err != nil || len(messages) != left {
+		f.Fatalf("%d of %d messages of %s, %v", len(messages), left, name, err)
 	}
 	return messages
 }
@@ -387,16 +385,16 @@ func (f *fleet) stream(name string) []*nats.Msg {
 func (f *fleet) wantNoDeadLetters() {
 	f.Helper()
 	for _, m := range f.deadLetters() {
-		f.Errorf("dead letter %s: %s %s", m.Subject, m.Header.Get(event.HeaderDeadReason), m.Data)
+		f.Errorf("dead letter %s: %s %s", m.Subject(), m.Headers().Get(event.HeaderDeadReason), m.Data())
 	}
 }
 
 // wantDeadLetter waits for a dead letter with this code and reason and returns it.
-func (f *fleet) wantDeadLetter(code event.Code, reason string) (found *nats.Msg) {
+func (f *fleet) wantDeadLetter(code event.Code, reason string) (found jetstream.Msg) {
 	f.Helper()
 	bustest.Eventually(f, fmt.Sprintf("a dead letter with %s and %q", code, reason), func() bool {
 		for _, m := range f.deadLetters() {
-			if m.Subject == event.DeadSubject(code) && strings.Contains(m.Header.Get(event.HeaderDeadReason), reason) {
+			if m.Subject() == event.DeadSubject(code) && strings.Contains(m.Headers().Get(event.HeaderDeadReason), reason) {
 				found = m
 			}
 		}
@@ -435,12 +433,12 @@ func TestMalformedEventsDieAloneAndWithAReason(t *testing.T) {
 			event.HeaderDeadSubject: stateOf("a"), event.HeaderDeadStream: event.StreamAgent,
 			event.HeaderDeadSeq: strconv.FormatUint(broken.Seq, 10), event.HeaderDeadCode: "malformed", event.HeaderDeadCount: "1",
 		} {
-			if got := m.Header.Get(header); got != want {
+			if got := m.Headers().Get(header); got != want {
 				f.Errorf("%s is %q, want %q", header, got, want)
 			}
 		}
-		if string(m.Data) != `{"state":` {
-			f.Errorf("body %q is not the original one", m.Data)
+		if string(m.Data()) != `{"state":` {
+			f.Errorf("body %q is not the original one", m.Data())
 		}
 		f.wantDeadLetter(event.CodeMalformed, "state is missing")
 		f.wantDeadLetter(event.CodeInvalid, `agentId "b" does not match the subject's "a"`)
@@ -617,22 +615,18 @@ func (f *fleet) wantFolded(ids ...string) {
 	f.Helper()
 	want := make(map[string]*lifecycle.Record)
 	for _, m := range f.stream(event.StreamAgent) {
-		d, err := event.Decode(m.Subject, m.Data)
+		d, err := event.Decode(m.Subject(), m.Data())
 		if err != nil {
 			f.Fatal(err)
 		}
-		seq, err := strconv.ParseUint(m.Header.Get("Seq"), 10, 64)
-		if err != nil {
-			f.Fatal(err)
-		}
-		at, err := time.Parse(time.RFC3339Nano, m.Header.Get("Time"))
+		meta, err := m.Metadata()
 		if err != nil {
 			f.Fatal(err)
 		}
 		if want[d.ID] == nil {
 			want[d.ID] = &lifecycle.Record{}
 		}
-		want[d.ID].Apply(d.Event, lifecycle.Mark{Seq: seq, At: at})
+		want[d.ID].Apply(d.Event, lifecycle.Mark{Seq: meta.Sequence.Stream, At: meta.Timestamp.UTC()})
 	}
 	var listed, free []string
 	for _, id := range ids {

@@ -19,6 +19,7 @@ type input struct {
 	answer *event.Outcome   // what its caller hears after the commit
 	timer  *storage.IndexOp // the due entry it came from
 	gate   *gateInput       // about an agent's gate alone
+	holder string           // of a Gone: the agent whose gate holds the attempt
 	again  bool             // decided before, in vain
 }
 

@@ -511,11 +511,17 @@ func TestProgressRenewsTheLeaseWithFewCommits(t *testing.T) {
 	if a := s.task("a"); s.now.After(a.Lease) || !a.Look.Equal(a.Lease) {
 		t.Errorf("now is %s, the lease %s, the timer %s", s.now, a.Lease, a.Look)
 	}
-	at := s.at()
-	at.Stream = noon // delayed
+}
+
+func TestProgressThatComesLateDoesNotShortenTheLease(t *testing.T) {
+	t.Parallel()
+	s := tell(t, oneTask, &event.RunStart{})
+	ref := s.assign("a")
 	lease := s.task("a").Lease
-	s.putAt(progress, at)
-	if got := s.task("a").Lease; !got.Equal(lease) {
-		t.Errorf("progress that comes late moved the lease from %s to %s", lease, got)
+	at := s.at()
+	at.Stream = noon.Add(-time.Second) // by the stream's clock it was said before the task was assigned
+	s.putAt(&Said{Agent: "ann", Event: &event.Progress{AttemptRef: ref}}, at)
+	if a := s.task("a"); a.State != event.TaskRunning || !a.Lease.Equal(lease) {
+		t.Errorf("the task is %s, its lease moved from %s to %s", a.State, lease, a.Lease)
 	}
 }

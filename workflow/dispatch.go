@@ -102,7 +102,7 @@ func (e *Engine) assignReady(ctx context.Context, v *view, c *change) error {
 			continue
 		}
 		k := e.class(c.after.Tasks[i].Class)
-		if k.backlog && k.want.Agent == "" {
+		if k.backlog {
 			continue
 		}
 		gate, err := e.pick(ctx, v, c, k, false)

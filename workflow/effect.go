@@ -53,7 +53,7 @@ func (e *Engine) queueUp(c *change) {
 	for i := range c.after.Tasks {
 		t := &c.after.Tasks[i]
 		if t.State.Final() {
-			e.accepted.drop(c.after.ID, t.ID)
+			e.accepted.Forget(acceptedKey(c.after.ID, t.ID))
 		}
 		if t.Class == "" {
 			continue
@@ -151,7 +151,7 @@ func (e *Engine) heard(agent string, ref event.AttemptRef, data []byte, err erro
 	case event.Unmarshal(data, &answer) != nil:
 		e.cfg.Log.Warn("agent answered a task with something else than an answer", "agent", agent, "run_id", ref.RunID, "task_id", ref.TaskID)
 	case answer.Status == event.AnswerAccepted:
-		e.accepted.add(ref)
+		e.accepted.Store(acceptedKey(ref.RunID, ref.TaskID), "", ref.Attempt)
 	case answer.Status == event.AnswerRejected:
 		after := time.Duration(answer.RetryAfterMs) * time.Millisecond
 		e.inbox.add(&input{run: ref.RunID, in: &Refused{Ref: ref, After: after}})

@@ -20,12 +20,14 @@ const (
 	runCache  = 16_384 // runs remembered with their revisions
 	gateCache = 16_384
 	defCache  = 1_024
-	maxTries  = 50                     // conflicts in a row before a batch is given back to be tried again later
-	scanEvery = 250 * time.Millisecond // the net under the wake-ups
-	duePeriod = 100 * time.Millisecond // how often due timers are looked for
-	duePage   = 256
-	turnSize  = 256  // inputs decided together
-	batchSize = 1024 // messages taken at a time: several turns, each decided while the one before is committed
+
+	acceptedCache = 100_000                // an agent whose answer is forgotten is asked once more
+	maxTries      = 50                     // conflicts in a row before a batch is given back to be tried again later
+	scanEvery     = 250 * time.Millisecond // the net under the wake-ups
+	duePeriod     = 100 * time.Millisecond // how often due timers are looked for
+	duePage       = 256
+	turnSize      = 256  // inputs decided together
+	batchSize     = 1024 // messages taken at a time: several turns, each decided while the one before is committed
 )
 
 // Config is what an Engine needs. All fields but Crash are required.
@@ -60,8 +62,8 @@ type Engine struct {
 	scanned storage.Cursor // of the slow scan over all classes
 	session session
 
-	wake     event.Wake // what other replicas shall be told of this turn
-	accepted acceptedSet
+	wake     event.Wake          // what other replicas shall be told of this turn
+	accepted *storage.Cache[int] // attempts that their agents have accepted, until that is committed
 	inbox    inbox
 	intake   intakeClock
 	facts    factSet
@@ -80,9 +82,10 @@ func NewEngine(cfg Config) *Engine {
 		defs:    storage.NewCache[*Definition](defCache),
 		latest:  storage.NewCache[*latest](defCache),
 		classes: make(map[string]*class),
+
+		accepted: storage.NewCache[int](acceptedCache),
 	}
 	e.session.key = sessionKey(e.name)
-	e.accepted.init()
 	e.inbox.init()
 	e.facts.init()
 	return e

@@ -203,11 +203,16 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 		what = start
 	case *Tick:
 		if c.after != nil {
-			i.Accepted = e.accepted.attempt(c.after.ID, i.TaskID)
+			accepted, _ := e.accepted.Load(acceptedKey(c.after.ID, i.TaskID))
+			i.Accepted = accepted.Value
 			i.Intake = e.intake.since(c.after, i.TaskID, v.now)
 		}
 	}
 	d := Decide(c.def, c.after, what, at)
+	if gone, ok := what.(*Gone); ok && len(d.Slots) == 0 {
+		// The run knows nothing of the attempt, so nobody else will ever free its slot.
+		d.Slots = []SlotChange{{Agent: in.holder, Ref: gone.Ref, Kind: SlotGone}}
+	}
 	if err := e.take(ctx, v, c, in, d); err != nil {
 		return err
 	}

@@ -164,36 +164,6 @@ func (e *Engine) hearAgents(ctx context.Context, agents []string) error {
 	return nil
 }
 
-// acceptedSet remembers which attempts their agents have accepted, until that is committed or the attempt ends.
-type acceptedSet struct {
-	mu       sync.Mutex
-	attempts map[[2]string]int
-}
-
-const maxAccepted = 200_000 // beyond it an agent is asked once more
-
-func (s *acceptedSet) init() { s.attempts = make(map[[2]string]int) }
-
-func (s *acceptedSet) add(ref event.AttemptRef) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.attempts) < maxAccepted {
-		s.attempts[[2]string{ref.RunID, ref.TaskID}] = ref.Attempt
-	}
-}
-
-func (s *acceptedSet) attempt(run, task string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.attempts[[2]string{run, task}]
-}
-
-func (s *acceptedSet) drop(run, task string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.attempts, [2]string{run, task})
-}
-
 // factSet knows which final facts are on their way, and which due entries can go.
 type factSet struct {
 	mu       sync.Mutex

@@ -30,6 +30,9 @@ func outputKey(run, task string, attempt int) storage.Key {
 	return storage.Key("run-output/" + event.MustToken(run) + "/" + event.MustToken(task) + "/" + strconv.Itoa(attempt))
 }
 
+// acceptedKey names what is remembered of a task's last attempt; nothing of that name is stored.
+func acceptedKey(run, task string) storage.Key { return storage.Key(run + "|" + task) }
+
 // retiredKey names the document that each removal of an old run writes.
 const retiredKey storage.Key = "retired"
 

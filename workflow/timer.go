@@ -40,9 +40,10 @@ func (e *Engine) fireDue(ctx context.Context) error {
 	if err := e.cfg.Keeper.Dispatching(); err != nil {
 		return nil // the store is behind: its timers are about what was
 	}
+	var after storage.Cursor
 	for {
 		now := time.Now()
-		entries, err := e.cfg.Store.Range(ctx, dueIndex, storage.Cursor{}, storage.Score(now.UnixMicro()), duePage)
+		entries, err := e.cfg.Store.Range(ctx, dueIndex, after, storage.Score(now.UnixMicro()), duePage)
 		if err != nil {
 			return fmt.Errorf("read due timers: %w", err)
 		}
@@ -60,6 +61,7 @@ func (e *Engine) fireDue(ctx context.Context) error {
 		if len(entries) < duePage {
 			return nil
 		}
+		after = storage.Cursor{Score: entries[duePage-1].Score, Member: entries[duePage-1].Member}
 	}
 }
 
@@ -131,7 +133,7 @@ func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp
 			continue
 		}
 		if h.Drain.IsZero() {
-			inputs = append(inputs, &input{run: h.RunID, in: &Gone{Ref: h.AttemptRef}})
+			inputs = append(inputs, &input{run: h.RunID, in: &Gone{Ref: h.AttemptRef}, holder: agent})
 		} else {
 			inputs = append(inputs, &input{gate: &gateInput{agent: agent, ref: h.AttemptRef, kind: gateConfirmed}})
 		}

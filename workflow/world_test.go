@@ -339,9 +339,12 @@ func (w *world) assign() {
 			n++
 		}
 	}
+	ref := w.run.Find(t.ID).ref(runID)
+	if rapid.Bool().Draw(w.t, "forgets its token") {
+		ref.Token = ""
+	}
 	w.attempts = append(w.attempts, &attempt{
-		agent: agent, instance: "p1", ref: w.run.Find(t.ID).ref(runID), fate: w.script.fate(t.ID, n),
-		answered: rapid.Bool().Draw(w.t, "answered"),
+		agent: agent, instance: "p1", ref: ref, fate: w.script.fate(t.ID, n), answered: rapid.Bool().Draw(w.t, "answered"),
 	})
 }
 

@@ -77,11 +77,14 @@ func (o *object) definition() []event.Raw {
 
 // truthy reports whether a member counts as given: neither null nor empty.
 func truthy(v event.Raw) bool {
-	switch string(bytes.Join(bytes.Fields(v), nil)) {
-	case "", "null", `""`, "{}", "[]", "false", "0":
-		return false
+	v = bytes.TrimSpace(v)
+	switch v.Kind() {
+	case '{', '[', '"':
+		return len(bytes.TrimSpace(v[1:len(v)-1])) > 0 || v[0] == '"' && len(v) > 2
+	case 't', '0':
+		return string(v) != "0"
 	}
-	return true
+	return false
 }
 
 // oldTrigger starts a workflow on an agent.

@@ -193,8 +193,9 @@ func (s *server) run(ctx context.Context) error {
 		at.NATS = s.embedded.URL()
 	}
 	if s.has(RoleBridge) {
+		agents := lifecycle.NewQueries(s.store)
 		b, err := bridge.New(bridge.Config{
-			Bus: s.conn, Agents: lifecycle.NewQueries(s.store), Runs: workflow.NewQueries(s.store),
+			Bus: s.conn, Agents: agents, Runs: workflow.NewQueries(s.store), History: bridge.History(agents.History),
 			Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
 			Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version,
 		})
