@@ -294,8 +294,17 @@ func (w *world) checkTimers() {
 		if ready := t.State == event.TaskReady; ready != (t.Class != "") {
 			w.t.Fatalf("task %s is %s in class %q", t.ID, t.State, t.Class)
 		}
-		if timed := t.held() || t.State == event.TaskRetrying; timed == t.Look.IsZero() {
-			w.t.Fatalf("task %s is %s with timer %s", t.ID, t.State, t.Look)
+		right := t.Look.IsZero()
+		switch t.State {
+		case event.TaskAssigned:
+			right = !t.Look.IsZero() && !t.Look.After(w.now.Add(AskAgain))
+		case event.TaskRunning:
+			right = !t.Look.IsZero() && !t.Look.Before(t.Lease)
+		case event.TaskRetrying:
+			right = !t.Look.IsZero() && t.Look.Equal(t.Retry)
+		}
+		if !right {
+			w.t.Fatalf("task %s is %s with timer %s, lease %s, retry %s", t.ID, t.State, t.Look, t.Lease, t.Retry)
 		}
 	}
 	if ended := w.run.State.Final(); ended == waits || ended && !w.run.Look.IsZero() {
@@ -461,7 +470,7 @@ func (w *world) intake() time.Time {
 func (w *world) advance(to time.Time) {
 	if a, t := w.current(), w.active(); t != nil && t.held() && a.mayspeak() {
 		deadline := t.Lease
-		if t.State == event.TaskAssigned {
+		if t.State == event.TaskAssigned && t.AcceptBy.Before(deadline) {
 			deadline = t.AcceptBy
 		}
 		if !to.Before(deadline) {

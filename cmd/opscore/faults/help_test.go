@@ -56,19 +56,11 @@ func (w *world) applyRaw(id, definition string) {
 	}
 }
 
-// applyWhenPossible stores a workflow although the replica may be killed before it answers: the command is in the stream, and the next one takes it.
-func (w *world) applyWhenPossible(id string, caps ...string) {
+// publishWorkflow stores a workflow although the replica may be killed before it answers: the command is in the stream, and the next one takes it.
+func (w *world) publishWorkflow(id string, caps ...string) {
 	w.t.Helper()
-	var tasks []string
-	for i, c := range caps {
-		task := fmt.Sprintf(`{"taskId":"t%d","agentCapability":%q`, i+1, c)
-		if i+1 < len(caps) {
-			task += fmt.Sprintf(`,"nextTaskId":"t%d"`, i+2)
-		}
-		tasks = append(tasks, task+"}")
-	}
 	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
-	m.Data = fmt.Appendf(nil, `{"id":%q,"tasks":[%s]}`, id, strings.Join(tasks, ","))
+	m.Data = []byte(sequence(id, caps))
 	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
 	defer cancel()
 	if _, err := w.conn.Publish(ctx, m); err != nil {

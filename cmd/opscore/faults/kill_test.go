@@ -31,7 +31,7 @@ func TestKilledAtNamedPoints(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			w.applyWhenPossible("seq", "one", "two")
+			w.publishWorkflow("seq", "one", "two")
 			runs := w.startMany("seq", 60, 5*time.Millisecond, nil)
 			w.complete(runs, 60*time.Second)
 			select {

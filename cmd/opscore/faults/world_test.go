@@ -208,22 +208,20 @@ func (w *world) agent(id string, slots int, work time.Duration, caps ...string) 
 // apply stores a workflow of one task per capability, in a row.
 func (w *world) apply(id string, caps ...string) {
 	w.t.Helper()
+	w.applyRaw(id, sequence(id, caps))
+}
+
+// sequence is the definition of a workflow of one task per capability, in a row.
+func sequence(id string, caps []string) string {
 	var tasks []string
 	for i, c := range caps {
-		next := "null"
+		task := fmt.Sprintf(`{"taskId":"t%d","agentCapability":%q`, i+1, c)
 		if i+1 < len(caps) {
-			next = strconv.Quote(fmt.Sprintf("t%d", i+2))
+			task += fmt.Sprintf(`,"nextTaskId":"t%d"`, i+2)
 		}
-		tasks = append(tasks, fmt.Sprintf(`{"taskId":"t%d","agentCapability":%q,"nextTaskId":%s}`, i+1, c, next))
+		tasks = append(tasks, task+"}")
 	}
-	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
-	m.Data = fmt.Appendf(nil, `{"id":%q,"name":"faults","tasks":[%s]}`, id, strings.Join(tasks, ","))
-	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
-	defer cancel()
-	o, _, err := w.conn.Call(ctx, m)
-	if err != nil || !o.OK {
-		w.t.Fatalf("apply %s: %v %v", id, err, o.Error)
-	}
+	return fmt.Sprintf(`{"id":%q,"tasks":[%s]}`, id, strings.Join(tasks, ","))
 }
 
 // start publishes a run's start until the stream has it, and returns the run's id.
