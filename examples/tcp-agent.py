@@ -307,7 +307,7 @@ class Agent:
         try:
             result = same | {"status": "completed", "output": work(task, self.running[key], progress)}
             if len(encode(result)) > self.nats.max_payload - 65536:
-                raise Failure("output_too_large", "the output does not fit into a message", retryable=False)
+                raise Failure("too_large", "the output does not fit into a message", retryable=False)
         except Exception as e:  # whatever it is, the task has ended
             error = {"code": getattr(e, "code", "failed"), "message": (str(e) or type(e).__name__)[:1000]}
             if not getattr(e, "retryable", True):

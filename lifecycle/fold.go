@@ -115,7 +115,7 @@ func (f *fold) record(it item) {
 	case *event.AgentCommand:
 		h.Event, h.Reason = string(e.Kind), e.Reason
 	}
-	f.history = append(f.history, event.MustMarshal(h))
+	f.history = append(f.history, h.encode())
 }
 
 // outcome is the answer to one message once everything before it in the batch has been applied.
@@ -154,12 +154,12 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 	t := storage.Txn{
 		Rev: rev,
 		If:  []storage.Cond{{Key: RecordKey(b.id), Rev: b.recordRev}},
-		Put: []storage.Put{{Key: RecordKey(b.id), Data: event.MustMarshal(b.record)}},
+		Put: []storage.Put{{Key: RecordKey(b.id), Data: b.record.encode()}},
 	}
 	if f.gateChanged {
 		t.IndexAdd, t.IndexRemove = FreeOps(&f.before, b.gate, now)
 		t.If = append(t.If, storage.Cond{Key: GateKey(b.id), Rev: b.gateRev})
-		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: event.MustMarshal(b.gate)})
+		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: b.gate.Encode()})
 	}
 	if f.handBack {
 		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: HandBackMember(b.id), Score: storage.Score(now.UnixMicro())})

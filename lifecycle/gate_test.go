@@ -442,7 +442,9 @@ func rulesOf(g *lifecycle.Gate, want lifecycle.Want) (rules []string) {
 		}
 	}
 	waits := epoch.Before(g.Until)
-	add(!g.Registered, lifecycle.RuleUnregistered)
+	if add(!g.Registered, lifecycle.RuleUnregistered); !g.Registered && want.Agent != "b" {
+		return rules // nothing else matters then
+	}
 	add(want.Agent == "b", lifecycle.RuleNotNamed)
 	add(want.Agent == "" && want.Capability == "y", lifecycle.RuleCapability)
 	add(g.Cordoned, lifecycle.RuleCordoned)

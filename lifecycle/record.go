@@ -52,6 +52,8 @@ type Record struct {
 type Registration struct {
 	Mark  Mark           `json:"mark"`
 	Event event.Register `json:"event"`
+
+	raw event.Raw // Event encoded, once it was
 }
 
 // InstanceMark is the newest register event that named an instance: it opened the present epoch, or confirmed it.

@@ -344,6 +344,21 @@ func TestARollbackOpensAnEraThatReplaysCannotEnter(t *testing.T) {
 	})
 }
 
+// The registration stood in the tail that is lost, and only a state has come since: the deregistration before it is still the older one.
+func TestAReplayAfterARollbackVoidsNothingNewer(t *testing.T) {
+	r := fold(at{10, registered("A")}, at{20, deregistered()}, at{30, registered("B")}, at{40, command(event.KindAgentCordon)})
+	r.Rollback()
+	r.Apply(said("B", "idle"), after(25))
+	for _, replayed := range []at{{10, registered("A")}, {15, command(event.KindAgentUncordon)}, {20, deregistered()}} {
+		if v := r.Apply(replayed.event, mark(replayed.seq)); v != lifecycle.Old {
+			t.Errorf("%T replayed: verdict %v, want old", replayed.event, v)
+		}
+	}
+	if !r.Registered() || r.Instance.ID != "B" || r.Current() == nil || !r.Cordon.On {
+		t.Errorf("after the replay: %+v", r)
+	}
+}
+
 // A cached record is shared by goroutines: what was copied out of it must not change.
 func TestApplyingAnEventLeavesCopiesAlone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -229,6 +229,9 @@ func TestADeregisteredAgentIsUnknownUntilItRegistersAgain(t *testing.T) {
 		f.wantOK(f.say(event.VerbDeregister, "a", deregistered()))
 		f.wantUnknown("a")
 		f.wantListed()
+		if n, err := f.store.Count(f.Context(), lifecycle.AgentIndex, 0, storage.MaxScore); n != 0 || err != nil {
+			f.Errorf("%d agents stand in the index, %v", n, err)
+		}
 		f.wantFree("echo")
 		f.wantOK(f.say(event.VerbDeregister, "never-seen", deregistered()))
 		f.wantOK(f.say(event.VerbRegister, "a", registered("")))
@@ -282,11 +285,25 @@ func TestAnEarlyReportIsHeldForItsRegistration(t *testing.T) {
 		if !o.Held || o.Seq == 0 {
 			f.Errorf("outcome %+v, want it held", o)
 		}
+		f.publish(event.AgentSubject(event.VerbState, "a"), event.MustMarshal(said("", "finished"))) // and nobody waits
+		f.settle()
 		f.wantUnknown("a")
 		f.wantListed()
 		f.wantOK(f.say(event.VerbRegister, "a", registered("")))
-		f.wantState("a", "idle")
+		f.wantState("a", "finished")
 		f.wantFree("echo", "a")
+		f.wantNoDeadLetters()
+	})
+}
+
+func TestABatchIsJudgedInStreamOrder(t *testing.T) {
+	eachStore(t, func(f *fleet) {
+		f.publish(event.AgentSubject(event.VerbRegister, "a"), event.MustMarshal(registered("A")))
+		f.publish(event.AgentSubject(event.VerbState, "a"), event.MustMarshal(said("A", "idle")))
+		f.publish(event.AgentSubject(event.VerbDeregister, "a"), nil)
+		f.serve()
+		f.settle()
+		f.wantUnknown("a")
 		f.wantNoDeadLetters()
 	})
 }

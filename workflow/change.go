@@ -119,14 +119,14 @@ func (v *view) seal(c *change, rev storage.Rev) {
 	}
 	ops := &indexOps{txn: t}
 	if c.after != c.before {
-		put(runKey(c.after.ID), c.run.rev, event.MustMarshal(c.after))
+		put(runKey(c.after.ID), c.run.rev, c.after.encode())
 		c.run.rev, c.run.val = rev, c.after
 		ops.run(c.before, c.after)
 	}
 	for agent, g := range c.gates {
 		s := v.gates[agent]
 		ops.gate(c.gatesBefore[agent], g, v.now)
-		put(lifecycle.GateKey(agent), s.rev, event.MustMarshal(g))
+		put(lifecycle.GateKey(agent), s.rev, g.Encode())
 		s.rev, s.val = rev, g
 	}
 	for _, d := range c.docs {

@@ -405,11 +405,14 @@ func TestATaskNobodyCanBeNamedForFailsTheRun(t *testing.T) {
 func TestATaskGoesToItsClass(t *testing.T) {
 	t.Parallel()
 	const definition = `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c","nextTaskId":"b"},{"taskId":"b","nextTaskId":"x"},
-		{"taskId":"x","agentCapability":"c","agentId":"zoe"}]}`
-	for named, want := range map[string][]string{"": {"c:c", "a:ann", "a:zoe"}, "bob": {"a:bob", "a:bob", "a:zoe"}} {
+		{"taskId":"x","agentCapability":"c","agentId":"zoe","nextTaskId":"y"},{"taskId":"y","agentCapability":"d"}]}`
+	for named, want := range map[string][]string{
+		"":    {"c:c", "a:ann", "a:zoe", "c:d"},
+		"bob": {"a:bob", "a:bob", "a:zoe", "c:d"},
+	} {
 		s := tell(t, definition, &event.RunStart{AgentID: named})
 		var got []string
-		for _, id := range []string{"a", "b", "x"} {
+		for _, id := range []string{"a", "b", "x", "y"} {
 			got = append(got, s.task(id).Class)
 			s.put(completed(s.assign(id), `1`))
 		}

@@ -18,7 +18,7 @@
 //	      └───────────────────────────── conflict: forget, read again ◄───────────────────────┘          │
 //	   answers, timers, hints ◄──────────────────────────────────────────────── requests, cancels, facts ┘
 //
-// Nothing is done before it is committed, and everything that is done may be done twice or not at all: each step has a timer in the same
+// Nothing is said or done before it is committed, and everything that is done may be done twice or not at all: each step has a timer in the same
 // Txn, and whoever finds it due looks at the document again. A message is acknowledged after the commit.
 //
 // # Documents
@@ -29,6 +29,7 @@
 //	run-output/RUN/TASK/ATTEMPT    an output over 1 KiB
 //	workflow/ID                    which version of a definition is the latest
 //	workflow-version/VERSION/ID    a definition; never changes
+//	retired                        the run that was removed last; a Txn must put something
 //	replica/NAME                   written by one replica only, each second: shows it that the store came back older
 //	gate/AGENT                     of lifecycle: what is held on an agent; in every Txn that takes or frees a slot
 //
@@ -51,9 +52,11 @@
 //
 // # Goroutines
 //
-// [Engine.Run] starts three, and returns when they have: the consumer of the work stream calls [Engine.Handle], fireTimers looks for what is due ten
-// times a second, drainInbox takes in the answers of agents and the hints of other replicas, and looks at what waits four times a
-// second. All take their turns under one lock. Answers and hints come by goroutines of the connection, which only put them into the inbox.
+// [Engine.Run] starts four, and returns when they have: the consumer of the work stream calls [Engine.Handle]; fireTimers looks for what is due
+// ten times a second; drainInbox takes in the answers of agents and the hints of other replicas, and looks at what waits four times a
+// second; retire removes runs that ended long ago. The first three take their turns under one lock. A turn of many inputs is cut into chunks, and a
+// goroutine of its own commits one while the next is decided. Answers and hints come by goroutines of the connection, which only put them
+// into the inbox.
 //
 // # States
 //

@@ -219,7 +219,7 @@ func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
 	}
 	fact := event.Fact{ID: r.ID, Epoch: e.cfg.Keeper.Epoch().N, Version: r.Version, At: time.Now().UTC(), Cause: cause, Run: shown}
 	msg := nats.NewMsg(event.FactSubject("run", event.MustToken(r.ID)))
-	msg.Data = event.MustMarshal(&fact)
+	msg.Data = fact.Encode()
 	err = e.cfg.Bus.PublishAsync(msg, func(_ bus.Ack, err error) {
 		if !final {
 			return

@@ -118,6 +118,7 @@ func TestRefusalsNameTheCodeAndWhatToDo(t *testing.T) {
 
 		{"too many capabilities", register, strings.Replace(goodRegister, `"capabilities":["x"]`, manyCapabilities, 1), event.CodeTooLarge, "201 capabilities, at most 200 are allowed"},
 		{"too large a body", state, with(goodState, `"x":"`+big(event.MaxBody)+`"`), event.CodeTooLarge, "bytes, at most 983040 are allowed"},
+		{"a body one byte too large", state, `{"state":"` + big(event.MaxBody+1-len(`{"state":""}`)) + `"}`, event.CodeTooLarge, "the body has 983041 bytes, at most 983040 are allowed"},
 		{"too large details", state, with(goodState, `"details":{"x":"`+big(event.MaxDetails)+`"}`), event.CodeTooLarge, "details has 65544 bytes, at most 65536 are allowed"},
 		{"too large metadata", register, with(goodRegister, `"metadata":{"x":"`+big(event.MaxDetails)+`"}`), event.CodeTooLarge, "metadata has 65544 bytes, at most 65536 are allowed"},
 		{"too long an error", result, with(goodResult, `"error":{"code":"c","message":"`+big(event.MaxErrorText+1)+`"}`), event.CodeTooLarge, "error.message has 4097 bytes, at most 4096 are allowed"},

@@ -21,7 +21,7 @@ import (
 
 const (
 	runAgents   = 64
-	runSlots    = 8
+	runSlots    = 16
 	runsOpen    = 512 // runs in flight: as many as there are slots, so that agents are busy and nothing piles up
 	runCount    = 60_000
 	latencyRate = 1000 // runs per second

@@ -1,0 +1,59 @@
+package event
+
+// Encode returns the fact as Marshal does, in a fraction of its time: one is published with every change of a run.
+func (f *Fact) Encode() []byte {
+	o := NewObject(1024)
+	o.String("id", f.ID)
+	o.Int("epoch", int64(f.Epoch))
+	o.Int("version", int64(f.Version))
+	o.Time("at", f.At)
+	o.String("cause", f.Cause)
+	o.OptValue("agent", f.Agent != nil, f.Agent)
+	if f.Run != nil {
+		o.Object("run", func() { f.Run.encode(o) })
+	}
+	return o.Bytes()
+}
+
+func (r *Run) encode(o *Object) {
+	o.String("runId", r.RunID)
+	o.String("workflowId", r.WorkflowID)
+	o.String("workflowVersion", r.WorkflowVersion)
+	o.String("state", string(r.State))
+	o.OptRaw("input", r.Input)
+	o.OptRaw("output", r.Output)
+	o.OptValue("error", r.Error != nil, r.Error)
+	o.OptString("agentId", r.AgentID)
+	o.OptValue("labels", r.Labels != nil, r.Labels)
+	o.Time("createdAt", r.CreatedAt)
+	if r.EndedAt != nil {
+		o.Time("endedAt", *r.EndedAt)
+	}
+	o.List("tasks", len(r.Tasks), func(i int) {
+		o.Begin()
+		r.Tasks[i].encode(o)
+		o.End()
+	})
+	o.OptBool("truncated", r.Truncated)
+	o.OptInt("version", int64(r.Version))
+	o.OptInt("seq", int64(r.Seq))
+}
+
+func (t *RunTask) encode(o *Object) {
+	o.String("taskId", t.TaskID)
+	o.OptString("name", t.Name)
+	o.String("state", string(t.State))
+	o.Int("attempt", int64(t.Attempt))
+	o.OptString("agentId", t.AgentID)
+	o.OptRaw("output", t.Output)
+	o.OptValue("error", t.Error != nil, t.Error)
+	if t.StartedAt != nil {
+		o.Time("startedAt", *t.StartedAt)
+	}
+	if t.EndedAt != nil {
+		o.Time("endedAt", *t.EndedAt)
+	}
+	o.OptValue("percent", t.Percent != nil, t.Percent)
+	o.OptString("message", t.Message)
+	o.OptValue("reasons", t.Reasons != nil, t.Reasons)
+}
