@@ -16,17 +16,20 @@
 //
 // # Goroutines
 //
-// [Service.Run] runs a consumer with two workers, and the sweeper of early reports; all share the two caches of the Service. Two of them may hold documents of one agent at the same time: the
-// revisions decide who wins, and the other reads again. A cached document is never changed, only replaced.
+// [Service.Run] runs a consumer with two workers, and the sweeper of early reports; all share the two caches of the Service.
+// Two of them may hold documents of one agent at the same time: the revisions decide who wins, and the other reads again. A
+// cached document is never changed, only replaced.
 // [Keeper.Run] is one goroutine. Both return when ctx has ended and their goroutines are gone. [Queries] has none.
 //
 // # What an event does to a record
 //
-// Columns are what the record says before: nothing (new), a report without a registration (early), a registration without a
-// report that counts (unknown), both (speaks), or a deregistration (gone). Its registration, of process A, stands at 20 in the stream, its
-// report at 30 and its deregistration at 40; an event is earlier (10), between (25) or later (50). Cells are what the record says after; "-" means
-// that the event is old and changes nothing, "kept" that it is remembered but does not count, "?" that it looks as if the stream
-// had been rolled back: the stream is asked. A cordon changes nothing but the cordon, which outlives a deregistration. An event that comes again is always "-".
+// Columns are what the record says before: nothing (new), a report without a registration (early), a registration without
+// a report that counts (unknown), both (speaks), or a deregistration (gone). Its registration, of process A, stands at 20 in
+// the stream, its report at 30 and its deregistration at 40; an event is earlier (10), between (25) or later (50).
+//
+// Cells are what the record says after; "-" means that the event is old and changes nothing, "kept" that it is remembered but
+// does not count, "?" that it looks as if the stream had been rolled back: the stream is asked. A cordon changes nothing but the
+// cordon, which outlives a deregistration. An event that comes again is always "-".
 //
 //	event                        its place                new        early      unknown    speaks     gone
 //	register                     later                    unknown    speaks     unknown    speaks     unknown
