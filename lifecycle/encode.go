@@ -50,6 +50,7 @@ func (r *Record) encode() []byte {
 	o := event.NewObject(size)
 	o.Int("v", int64(r.Version))
 	o.OptInt("era", int64(r.Era))
+	o.OptTime("eraAt", r.EraAt)
 	o.Object("top", func() { r.Top.encode(o) })
 	if r.Reg != nil {
 		o.Object("reg", func() {

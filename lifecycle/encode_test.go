@@ -21,7 +21,7 @@ func TestEncodeIsMarshal(t *testing.T) {
 		Held: []Held{{AttemptRef: ref, Instance: "i", Drain: at}, {}}, Released: at, Used: 12, Listed: true,
 	}
 	fullRecord := &Record{
-		Version: 3, Era: 1, Top: mark, Reg: &Registration{Mark: mark, Event: register}, Firsts: []Mark{mark, {}},
+		Version: 3, Era: 1, EraAt: at, Top: mark, Reg: &Registration{Mark: mark, Event: register}, Firsts: []Mark{mark, {}},
 		Instance: InstanceMark{ID: "i", Mark: mark}, Dereg: mark, Reports: []Report{report, {}},
 		Cordon: CordonMark{On: true, Reason: "r", Mark: mark},
 	}

@@ -19,6 +19,8 @@ type fold struct {
 	handBack                   bool
 	woken                      bool // the gate became free
 	wasRegistered, wasEarly    bool
+	early                      bool // there is room for one more agent that reports before it registers
+	crowded                    bool // there was none, and this one was turned away
 	txn                        storage.Txn
 }
 
@@ -35,9 +37,9 @@ type HistoryEntry struct {
 }
 
 // fold applies the events of one agent to copies of its documents.
-func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time) (*fold, error) {
+func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room bool) (*fold, error) {
 	sortItems(b.items)
-	f := &fold{b: b, before: *b.gate, answers: make([]*event.Outcome, len(b.items))}
+	f := &fold{b: b, before: *b.gate, answers: make([]*event.Outcome, len(b.items)), early: room}
 	record, gate := *b.record, *b.gate // slices inside are replaced, or changed only here: a failed commit forgets both
 	b.record, b.gate = &record, &gate
 	f.wasRegistered = record.Registered()
@@ -51,10 +53,10 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time) (*fold
 			f.recordChanged = true
 		}
 		// A message that comes again was recorded the first time, unless it was never applied: a late one is, once.
-		if verdict == Applied || it.msg.Delivered <= 1 {
+		if !f.crowded && (verdict == Applied || it.msg.Delivered <= 1) {
 			f.record(it)
 		}
-		f.answers[i] = f.outcome(it)
+		f.answers[i] = f.outcome(it, verdict)
 	}
 	if f.recordChanged || f.gateStale() {
 		changed, handBack := b.gate.Follow(b.record, true)
@@ -71,34 +73,28 @@ func (f *fold) gateStale() bool {
 
 func (s *Service) apply(ctx context.Context, f *fold, it item) (Verdict, error) {
 	r := f.b.record
-	if cmd, ok := it.event.(*event.AgentCommand); ok {
-		return f.command(cmd, it), nil
+	if _, isState := it.event.(*event.State); isState && f.b.recordRev == "" && !f.recordChanged && !f.early {
+		f.crowded = true // until there is room for one more
+		return Old, nil
 	}
-	if _, ok := it.event.(*event.State); ok && f.b.recordRev == "" && !f.recordChanged {
-		room, err := s.early(ctx)
-		if err != nil || !room {
-			return Old, err
-		}
+	if _, isCommand := it.event.(*event.AgentCommand); isCommand && !r.Registered() {
+		return Old, nil // refused: what is refused has no effect
 	}
 	verdict := r.Apply(it.event, it.mark)
 	if verdict != Suspect {
 		return verdict, nil
 	}
 	yes, err := s.rolledBack(ctx, r)
-	if err != nil || !yes {
+	if err != nil {
 		return Old, err
+	}
+	if !yes {
+		return r.ApplyLate(it.event, it.mark), nil
 	}
 	s.cfg.Log.Error("stream rolled back: sequences are used again", "stream", event.StreamAgent, "agent", f.b.id,
 		"seq", it.mark.Seq, "fence", r.Top.Seq)
 	r.Rollback()
 	return r.Apply(it.event, it.mark), nil
-}
-
-func (f *fold) command(cmd *event.AgentCommand, it item) Verdict {
-	if cmd.Kind == event.KindAgentDrain || !f.b.record.Registered() {
-		return Old // refused in outcome
-	}
-	return f.b.record.ApplyCommand(cmd, it.mark)
 }
 
 // record adds an event to the history.
@@ -118,9 +114,13 @@ func (f *fold) record(it item) {
 	f.history = append(f.history, h.encode())
 }
 
-// outcome is the answer to one message once everything before it in the batch has been applied.
-func (f *fold) outcome(it item) *event.Outcome {
+// outcome is the answer to one message once everything before it in the batch has been applied. A message that comes again, or behind a newer one, is
+// no mistake of its sender: whatever it said has been taken in, or does not count any more.
+func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 	r := f.b.record
+	if verdict == Old && !f.crowded && !r.Top.Before(r.place(it.mark)) && it.msg.Delivered > 1 {
+		return &event.Outcome{OK: true, Version: r.Version, Seq: it.mark.Seq, Epoch: r.Instance.ID}
+	}
 	switch e := it.event.(type) {
 	case *event.State:
 		if r.Stale(e.Instance, it.mark) {
@@ -156,9 +156,10 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		If:  []storage.Cond{{Key: RecordKey(b.id), Rev: b.recordRev}},
 		Put: []storage.Put{{Key: RecordKey(b.id), Data: b.record.encode()}},
 	}
+	// The gate may only have been remembered. That it need not change holds of the one that was looked at, and of no other.
+	t.If = append(t.If, storage.Cond{Key: GateKey(b.id), Rev: b.gateRev})
 	if f.gateChanged {
 		t.IndexAdd, t.IndexRemove = FreeOps(&f.before, b.gate, now)
-		t.If = append(t.If, storage.Cond{Key: GateKey(b.id), Rev: b.gateRev})
 		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: b.gate.Encode()})
 	}
 	if f.handBack {
@@ -194,6 +195,10 @@ func (f *fold) listings(t *storage.Txn) {
 func (f *fold) answer() {
 	for i, it := range f.b.items {
 		o := f.answers[i]
+		if _, isCommand := it.event.(*event.AgentCommand); isCommand && o.Error != nil && o.Error.Code == event.CodeUnknownAgent && it.msg.Delivered < maxTold {
+			it.msg.Later(toldAgain) // another replica may just be taking in the registration before it
+			continue
+		}
 		if o.Error != nil && !o.Held && it.msg.Header.Get(event.HeaderReply) == "" {
 			it.msg.Dead(o.Error)
 			continue

@@ -36,6 +36,7 @@ func (q *Queries) Get(ctx context.Context, id string) (*event.Agent, error) {
 
 // List returns at most limit registered agents, by id, behind the cursor of an earlier page. It fails with the store's error.
 func (q *Queries) List(ctx context.Context, cursor string, limit int) (event.List[event.Agent], error) {
+	limit = max(limit, 1)
 	entries, err := q.store.Range(ctx, AgentIndex, storage.Cursor{Member: cursor}, 0, limit)
 	if err != nil {
 		return event.List[event.Agent]{}, fmt.Errorf("list agents: %w", err)

@@ -127,9 +127,6 @@ func (r *Record) apply(e event.Event, at Mark) Verdict {
 	return Applied
 }
 
-// ApplyCommand is Apply for a command.
-func (r *Record) ApplyCommand(e *event.AgentCommand, at Mark) Verdict { return r.Apply(e, at) }
-
 // cordon takes in a cordon command, which stays in force until a newer one, whatever the agent says. A drain says nothing about it.
 func (r *Record) cordon(e *event.AgentCommand, at Mark) bool {
 	if e.Kind == event.KindAgentDrain || r.Cordon.Mark.Seq != 0 && !r.Cordon.Mark.Before(at) {

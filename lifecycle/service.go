@@ -24,7 +24,9 @@ const historyCap = HistoryDepth + 32
 const (
 	maxEarly   = 10_000 // agents that have reported but not registered
 	cacheSize  = 4096   // records and gates remembered with their revisions
-	maxRetries = 50     // conflicts in a row before a batch is given back to be tried again later
+	maxTold    = 3      // deliveries of a command before its agent is called unknown
+	toldAgain  = 200 * time.Millisecond
+	maxRetries = 50 // conflicts in a row before a batch is given back to be tried again later
 )
 
 // Config is what a Service needs. All fields but Wake and Crash are required.
@@ -214,13 +216,20 @@ func decodeDoc(d storage.Doc, v any) error {
 // foldAndCommit applies the events, commits, and returns the agents whose Txn met a conflict.
 func (s *Service) foldAndCommit(ctx context.Context, todo []*agentBatch) ([]*agentBatch, error) {
 	now := time.Now()
+	room, err := s.room(ctx, todo)
+	if err != nil {
+		return nil, err
+	}
 	folds := make([]*fold, 0, len(todo))
 	var txns []storage.Txn
 	for _, b := range todo {
-		f, err := s.fold(ctx, b, now)
+		f, err := s.fold(ctx, b, now, room > 0)
 		if err != nil {
 			s.forget(todo)
 			return nil, err
+		}
+		if b.recordRev == "" && !b.record.Registered() && f.dirty() {
+			room--
 		}
 		if f.dirty() {
 			f.txn = f.build(s.revs.Next(), now)
@@ -302,13 +311,16 @@ func (s *Service) rolledBack(ctx context.Context, r *Record) (bool, error) {
 	return there && at.After(r.Top.At), nil
 }
 
-// early reports whether one more agent may report before it registers.
-func (s *Service) early(ctx context.Context) (bool, error) {
+// room returns how many more agents may report before they register; it asks only when one of the batch is new.
+func (s *Service) room(ctx context.Context, todo []*agentBatch) (int, error) {
+	if !slices.ContainsFunc(todo, func(b *agentBatch) bool { return b.recordRev == "" }) {
+		return 0, nil
+	}
 	n, err := s.cfg.Store.Count(ctx, earlyIndex, 0, storage.MaxScore)
 	if err != nil {
-		return false, fmt.Errorf("count early reports: %w", err)
+		return 0, fmt.Errorf("count early reports: %w", err)
 	}
-	return n < maxEarly, nil
+	return maxEarly - n, nil
 }
 
 // Sweep removes early reports whose registration never came, and returns how many it removed.
@@ -327,22 +339,28 @@ func (s *Service) Sweep(ctx context.Context, now time.Time) (int, error) {
 	}
 	removed := 0
 	for i, b := range todo {
-		entry := storage.IndexOp{Index: earlyIndex, Member: b.id, Score: due[i].Score}
-		txn := storage.Txn{IndexRemove: []storage.IndexOp{entry}}
-		if !b.record.Registered() && b.recordRev != "" && b.record.Dereg.Seq == 0 {
-			// The tombstone keeps a late repeat of the report's Txn from bringing it back; it holds nothing else.
-			b.record.Reports = nil
-			b.record.Version++
+		txn := storage.Txn{IndexRemove: []storage.IndexOp{{Index: earlyIndex, Member: b.id, Score: due[i].Score}}}
+		if b.waiting() {
+			// What stays keeps a late repeat of the report's Txn from bringing it back; it holds nothing else.
+			swept := *b.record
+			swept.Reports = nil
+			swept.Version++
 			txn.Rev = s.revs.Next()
 			txn.If = []storage.Cond{{Key: RecordKey(b.id), Rev: b.recordRev}}
-			txn.Put = []storage.Put{{Key: RecordKey(b.id), Data: event.MustMarshal(b.record)}}
+			txn.Put = []storage.Put{{Key: RecordKey(b.id), Data: swept.encode()}}
 			removed++
 		}
 		if err := s.cfg.Store.Commit(ctx, txn)[0]; err != nil && !errors.Is(err, storage.ErrConflict) {
 			return removed, fmt.Errorf("remove an early report: %w", err)
 		}
+		s.forget(todo[i : i+1])
 	}
 	return removed, nil
+}
+
+// waiting reports whether the agent has reported and not registered.
+func (b *agentBatch) waiting() bool {
+	return b.recordRev != "" && !b.record.Registered() && len(b.record.Reports) > 0
 }
 
 // sortItems puts the messages of one agent in stream order: redeliveries may come in any order.

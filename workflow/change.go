@@ -25,9 +25,10 @@ type input struct {
 
 // slot is a document in a view: its present value and the revision the next Txn must condition on.
 type slot[T any] struct {
-	rev   storage.Rev
-	val   T
-	fresh bool // read from the store in this attempt, not remembered
+	rev     storage.Rev
+	val     T
+	fresh   bool // read from the store in this attempt, not remembered
+	written bool // a change of this view writes it
 }
 
 // view is what one attempt at a turn sees: documents as they were read or remembered, with the changes of the turn so far. Each change
@@ -55,9 +56,10 @@ type change struct {
 	gatesBefore   map[string]*lifecycle.Gate // as they were when the change began
 	docs          []document
 	conds         []storage.Cond
-	listed        []string // definitions that become known
-	assigned      []string // tasks that were given to an agent by this change
-	ask           []string // tasks whose agent is asked again
+	listed        []string        // definitions that become known
+	assigned      []string        // tasks that were given to an agent by this change
+	ask           []string        // tasks whose agent is asked again
+	push          map[string]bool // agents among them that are not reached over NATS
 	drains        []SlotChange
 	cause         string // of the fact
 	remove        []storage.IndexOp
@@ -73,6 +75,16 @@ type document struct {
 
 func (c *change) empty() bool {
 	return c.after == c.before && len(c.gates) == 0 && len(c.docs) == 0 && len(c.remove) == 0
+}
+
+// reach notes how an agent is asked.
+func (c *change) reach(g *lifecycle.Gate) {
+	if g.Delivery != "" && g.Delivery != event.DeliveryNATS {
+		if c.push == nil {
+			c.push = make(map[string]bool, 1)
+		}
+		c.push[g.Agent] = true
+	}
 }
 
 // gate returns a gate for changing: a copy that belongs to this change.
@@ -120,14 +132,14 @@ func (v *view) seal(c *change, rev storage.Rev) {
 	ops := &indexOps{txn: t}
 	if c.after != c.before {
 		put(runKey(c.after.ID), c.run.rev, c.after.encode())
-		c.run.rev, c.run.val = rev, c.after
+		c.run.rev, c.run.val, c.run.written = rev, c.after, true
 		ops.run(c.before, c.after)
 	}
 	for agent, g := range c.gates {
 		s := v.gates[agent]
 		ops.gate(c.gatesBefore[agent], g, v.now)
 		put(lifecycle.GateKey(agent), s.rev, g.Encode())
-		s.rev, s.val = rev, g
+		s.rev, s.val, s.written = rev, g, true
 	}
 	for _, d := range c.docs {
 		put(d.key, d.rev, d.data)

@@ -167,10 +167,14 @@ func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
 	k.dry = true // until a hint says otherwise: what is listed now is in the pool
 	ids := make([]string, 0, len(entries))
 	for _, entry := range entries {
-		if !k.pooled[entry.Member] {
-			k.pool = append(k.pool, entry.Member)
-			k.pooled[entry.Member] = true
-			ids = append(ids, entry.Member)
+		if k.pooled[entry.Member] {
+			continue
+		}
+		k.pool = append(k.pool, entry.Member)
+		k.pooled[entry.Member] = true
+		ids = append(ids, entry.Member)
+		if g, ok := e.gates.Load(lifecycle.GateKey(entry.Member)); ok && !g.Value.Free(v.now) {
+			v.distrustGate(e, entry.Member) // the store lists it as free
 		}
 	}
 	if len(entries) == poolPage {
@@ -192,6 +196,7 @@ func (e *Engine) assign(v *view, c *change, taskID string, gate *lifecycle.Gate)
 	c.after = d.Run
 	gate.Take(d.Run.Find(taskID).ref(d.Run.ID), gate.Instance, v.now)
 	c.assigned = append(c.assigned, taskID)
+	c.reach(gate)
 }
 
 // attemptSkip is how far attempt numbers skip ahead with each regression of the store.
@@ -235,6 +240,12 @@ func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) 
 	}
 	given := 0
 	for _, h := range heads {
+		if !waits(v.runs[h.run].val, h.task, k) {
+			v.distrustRun(e, h.run)
+			if err := e.loadRuns(ctx, v, []string{h.run}); err != nil {
+				return err
+			}
+		}
 		c := &change{run: v.runs[h.run], before: v.runs[h.run].val, after: v.runs[h.run].val, class: k}
 		if !waits(c.after, h.task, k) {
 			continue // taken by an earlier change of this turn, or by another replica
@@ -274,7 +285,7 @@ func (e *Engine) anyFree(ctx context.Context, v *view, k *class) (bool, error) {
 	return gate != nil, err
 }
 
-// waits reports whether a task is ready in this class. A run that is remembered may be older than the queue; then a later look will find it.
+// waits reports whether a task is ready in this class.
 func waits(run *Run, task string, k *class) bool {
 	if run == nil || run.State != event.RunRunning {
 		return false
@@ -317,6 +328,9 @@ func (e *Engine) scan(ctx context.Context) error {
 		}
 		if k.backlog {
 			k.dry = false
+			if k.want.Agent != "" {
+				e.gates.Forget(lifecycle.GateKey(k.want.Agent)) // a hint about it may have been lost
+			}
 			e.touch(k)
 			n++
 		}

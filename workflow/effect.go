@@ -18,10 +18,10 @@ func (e *Engine) act(c *change) {
 	now := time.Now()
 	e.cfg.Crash("workflow-before-request")
 	for _, id := range c.assigned {
-		e.request(ctx, c, id)
+		e.request(ctx, c, id, true)
 	}
 	for _, id := range c.ask {
-		e.request(ctx, c, id)
+		e.request(ctx, c, id, false)
 	}
 	for _, s := range c.drains {
 		e.cancel(s.Agent, s.Ref, "the attempt is over")
@@ -31,8 +31,11 @@ func (e *Engine) act(c *change) {
 	}
 	if c.after != nil && c.after != c.before {
 		e.queueUp(c)
-		if c.cause != "" {
+		if c.after.State.Final() {
+			e.facts.drop(c.after.ID)
 			e.publishFact(ctx, c.after, c.cause)
+		} else if c.cause != "" {
+			e.facts.later(c.after, c.cause)
 		}
 		if c.after.State.Final() {
 			e.logEnd(c.after)
@@ -84,7 +87,9 @@ func (e *Engine) sendWake() {
 }
 
 // request asks an agent to take the attempt that was committed. The answer comes to heard; no answer needs none, the task's timer asks again.
-func (e *Engine) request(ctx context.Context, c *change, taskID string) {
+//
+// Only the first time no responder means that the attempt never reached the agent: later it may be at work, and reconnecting.
+func (e *Engine) request(ctx context.Context, c *change, taskID string, first bool) {
 	t := c.after.Find(taskID)
 	if t == nil || t.State != event.TaskAssigned {
 		return
@@ -102,11 +107,13 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string) {
 	})
 	ref, agent := t.ref(c.after.ID), t.Agent
 	subject := event.TaskSubject
-	if g := c.gates[agent]; g != nil && g.Delivery != "" && g.Delivery != event.DeliveryNATS {
+	if c.push[agent] {
 		subject = event.PushSubject
 	}
 	e.cfg.Bus.Request(subject(event.MustToken(agent)), body, event.AcceptDeadline, func(data []byte, err error) {
-		e.heard(agent, ref, data, err)
+		if first || !errors.Is(err, nats.ErrNoResponders) {
+			e.heard(agent, ref, data, err)
+		}
 	})
 }
 
@@ -201,8 +208,24 @@ func (e *Engine) logEnd(r *Run) {
 // factTimer is the due entry that stands for a final fact until it was published.
 func factTimer(r *Run) string { return timerFact + "|" + event.MustToken(r.ID) + "|" + itoa(r.Version) }
 
+// sayChanges publishes the facts of runs that go on, many times a second.
+func (e *Engine) sayChanges(ctx context.Context) error {
+	t := time.NewTicker(sayPeriod)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		for _, u := range e.facts.moment() {
+			e.publishFact(ctx, u.run, u.cause)
+		}
+	}
+}
+
 // publishFact tells what became of a run. The final fact is sure: its due entry is removed only when the stream has it. Those before may be
-// lost in a crash, and later ones replace them.
+// lost in a crash; each replaces the ones before it, so several within a moment are said once, without what must be read first.
 func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
 	final := r.State.Final()
 	var done storage.IndexOp
@@ -217,6 +240,7 @@ func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
 		e.facts.end(done.Member)
 		return // the due entry stays
 	}
+	shown.Fit()
 	fact := event.Fact{ID: r.ID, Epoch: e.cfg.Keeper.Epoch().N, Version: r.Version, At: time.Now().UTC(), Cause: cause, Run: shown}
 	msg := nats.NewMsg(event.FactSubject("run", event.MustToken(r.ID)))
 	msg.Data = fact.Encode()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 	maxTries      = 50                     // conflicts in a row before a batch is given back to be tried again later
 	scanEvery     = 250 * time.Millisecond // the net under the wake-ups
 	duePeriod     = 100 * time.Millisecond // how often due timers are looked for
+	sayPeriod     = 50 * time.Millisecond  // how often the changes of runs that go on are said
 	duePage       = 256
 	turnSize      = 256  // inputs decided together
 	batchSize     = 1024 // messages taken at a time: several turns, each decided while the one before is committed
@@ -61,6 +63,7 @@ type Engine struct {
 	dirty   []*class       // classes that something happened to
 	scanned storage.Cursor // of the slow scan over all classes
 	session session
+	flying  *view // being committed while the next one is decided
 
 	wake     event.Wake          // what other replicas shall be told of this turn
 	accepted *storage.Cache[int] // attempts that their agents have accepted, until that is committed
@@ -110,6 +113,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return e.fireTimers(ctx) })
 	g.Go(func() error { return e.drainInbox(ctx) })
+	g.Go(func() error { return e.sayChanges(ctx) })
 	g.Go(func() error { return e.retire(ctx) })
 	return g.Wait()
 }
@@ -206,6 +210,7 @@ func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input,
 		v, err := e.prepare(ctx, chunk, 0)
 		more, ferr := e.finish(before, flight)
 		if err := errors.Join(err, ferr); err != nil {
+			e.flying = nil
 			e.abandon(v)
 			return nil, err
 		}
@@ -214,7 +219,9 @@ func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input,
 		}
 		again = append(again, more...)
 		before, flight = v, e.launch(ctx, v)
+		e.flying = v
 	}
+	e.flying = nil
 	more, err := e.finish(before, flight)
 	return append(again, more...), err
 }
@@ -222,12 +229,12 @@ func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input,
 // prepare decides inputs, gives ready tasks to free agents, and seals the changes.
 func (e *Engine) prepare(ctx context.Context, inputs []*input, try int) (*view, error) {
 	v := &view{now: time.Now(), runs: make(map[string]*slot[*Run], len(inputs)), gates: make(map[string]*slot[*lifecycle.Gate])}
-	if err := e.loadInputs(ctx, v, inputs); err != nil {
+	dispatching := e.cfg.Keeper.Dispatching() == nil
+	runInputs, err := e.foldGates(ctx, v, inputs) // first, while the view holds no gate that was only remembered
+	if err != nil {
 		return nil, err
 	}
-	dispatching := e.cfg.Keeper.Dispatching() == nil
-	runInputs, err := e.foldGates(ctx, v, inputs)
-	if err != nil {
+	if err := e.loadInputs(ctx, v, runInputs); err != nil {
 		return nil, err
 	}
 	for _, group := range byRun(runInputs) {
@@ -285,8 +292,8 @@ func (e *Engine) launch(ctx context.Context, v *view) <-chan []error {
 	}
 	v.published = e.facts.published()
 	for _, ops := range [][]storage.IndexOp{v.published, v.removes} {
-		if len(ops) > 0 {
-			txns = append(txns, storage.Txn{IndexRemove: ops})
+		for part := range slices.Chunk(ops, maxRemoves) {
+			txns = append(txns, storage.Txn{IndexRemove: part})
 		}
 	}
 	done := make(chan []error, 1)
@@ -338,7 +345,7 @@ func (e *Engine) finish(v *view, flight <-chan []error) (again []*input, err err
 		}
 	}
 	if unknown != nil {
-		e.facts.restore(v.published)
+		e.facts.sent(v.published...)
 		return nil, fmt.Errorf("commit runs: %w", unknown)
 	}
 	if regressed {

@@ -18,7 +18,6 @@ func (e *Engine) loadInputs(ctx context.Context, v *view, inputs []*input) error
 	runs := make([]string, 0, len(inputs))
 	for _, in := range inputs {
 		switch {
-		case in.gate != nil:
 		case in.start != nil && in.msg.Delivered <= 1 && !in.again && v.runs[in.run] == nil && !e.runs.Has(runKey(in.run)):
 			v.runs[in.run] = &slot[*Run]{} // a new run, most likely; if not, the commit will say so
 		default:
@@ -30,9 +29,6 @@ func (e *Engine) loadInputs(ctx context.Context, v *view, inputs []*input) error
 	}
 	var agents []string
 	for _, in := range inputs {
-		if in.gate != nil {
-			continue
-		}
 		if said, ok := in.in.(*Said); ok {
 			agents = append(agents, said.Agent)
 		}
@@ -155,14 +151,60 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 	if c.empty() {
 		for _, in := range inputs {
 			e.answer(in)
-			if in.timer != nil {
-				v.removes = append(v.removes, *in.timer) // nothing is due: the entry was left behind
+			if in.timer != nil && !armed(c.after, in) {
+				v.removes = append(v.removes, *in.timer) // the entry was left behind
 			}
 		}
 		return nil
 	}
 	v.seal(c, e.revs.Next())
 	return nil
+}
+
+// armed reports whether the document still has the timer that an input came from: then it was too early, by the clock's grain or a step of it.
+func armed(r *Run, in *input) bool {
+	tick, ok := in.in.(*Tick)
+	if r == nil || !ok {
+		return false
+	}
+	look := r.Look
+	if tick.TaskID != "" {
+		t := r.Find(tick.TaskID)
+		if t == nil {
+			return false
+		}
+		look = t.Look
+	}
+	return !look.IsZero() && storage.Score(look.UnixMicro()) == in.timer.Score
+}
+
+// distrustGate drops a gate that was only remembered, so that the next load reads it. One that this turn, or the one being committed, has
+// written is newer than what the store would show.
+func (v *view) distrustGate(e *Engine, agent string) {
+	if s := v.gates[agent]; s != nil && (s.fresh || s.written) {
+		return
+	}
+	if e.flying != nil {
+		if s := e.flying.gates[agent]; s != nil && s.written {
+			return
+		}
+	}
+	delete(v.gates, agent)
+	e.gates.Forget(lifecycle.GateKey(agent))
+}
+
+// distrustRun is distrustGate for runs.
+func (v *view) distrustRun(e *Engine, run string) {
+	if s := v.runs[run]; s != nil && (s.fresh || s.written) {
+		return
+	}
+	if e.flying != nil {
+		if s := e.flying.runs[run]; s != nil && s.written {
+			return
+		}
+	}
+	delete(v.runs, run)
+	e.runs.Forget(runKey(run))
 }
 
 // sortInputs puts the messages of one run in stream order; inputs that are none come first, in their order.
@@ -235,8 +277,8 @@ func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
 // take adds a decision to a change: the run, the slots of agents, the documents that go along.
 func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Decision) error {
 	for _, s := range d.Slots {
-		if s.Kind == SlotLate && c.gates[s.Agent] == nil {
-			e.gates.Forget(lifecycle.GateKey(s.Agent)) // nothing else may be committed that would show it to be out of date
+		if s.Kind == SlotLate {
+			v.distrustGate(e, s.Agent) // nothing else may be committed that would show it to be out of date
 		}
 		if err := e.loadGates(ctx, v, []string{s.Agent}); err != nil {
 			return err
@@ -253,6 +295,7 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Deci
 	}
 	if d.Ask != "" {
 		c.ask = append(c.ask, d.Ask)
+		c.reach(v.gates[d.Run.Find(d.Ask).Agent].val)
 	}
 	var docs []document
 	if created && d.Run.BigInput {

@@ -168,10 +168,43 @@ func (e *Engine) hearAgents(ctx context.Context, agents []string) error {
 type factSet struct {
 	mu       sync.Mutex
 	inflight map[string]bool
-	done     []storage.IndexOp
+	done     map[string]storage.IndexOp // by member: a fact may have been published twice
+	changed  map[string]unsaid          // by run: what is said at the next moment unless the run ends before
 }
 
-func (f *factSet) init() { f.inflight = make(map[string]bool) }
+// unsaid is a change of a run that goes on.
+type unsaid struct {
+	run   *Run
+	cause string
+}
+
+func (f *factSet) init() {
+	f.inflight, f.done, f.changed = make(map[string]bool), make(map[string]storage.IndexOp), make(map[string]unsaid)
+}
+
+func (f *factSet) later(r *Run, cause string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changed[r.ID] = unsaid{r, cause}
+}
+
+func (f *factSet) drop(run string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.changed, run)
+}
+
+// moment takes the changes since the last moment.
+func (f *factSet) moment() map[string]unsaid {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.changed) == 0 {
+		return nil
+	}
+	changed := f.changed
+	f.changed = make(map[string]unsaid, len(changed))
+	return changed
+}
 
 func (f *factSet) begin(member string) bool {
 	f.mu.Lock()
@@ -189,26 +222,29 @@ func (f *factSet) end(member string) {
 	delete(f.inflight, member)
 }
 
-func (f *factSet) sent(op storage.IndexOp) {
+func (f *factSet) sent(ops ...storage.IndexOp) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.done = append(f.done, op)
+	for _, op := range ops {
+		f.done[op.Member] = op
+	}
 }
 
 // published takes the due entries of facts that were published since.
 func (f *factSet) published() []storage.IndexOp {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := min(len(f.done), 512)
-	ops := f.done[:n:n]
-	f.done = f.done[n:]
+	ops := make([]storage.IndexOp, 0, min(len(f.done), maxRemoves))
+	for member, op := range f.done {
+		if len(ops) == maxRemoves {
+			break
+		}
+		ops = append(ops, op)
+		delete(f.done, member)
+	}
 	return ops
 }
 
-func (f *factSet) restore(ops []storage.IndexOp) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.done = append(f.done, ops...)
-}
+const maxRemoves = 512 // due entries removed by one Txn
 
 func itoa(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -223,13 +223,22 @@ func explain(ctx context.Context, store storage.Store, class string, now time.Ti
 	return refusals, nil
 }
 
-// show turns the documents of a run into its shape on the wire.
+// show turns a run into its shape on the wire: with all its parts when it has ended, else with what its document holds.
 func (e *Engine) show(ctx context.Context, r *Run) (*event.Run, error) {
 	def, err := e.definition(ctx, r.Workflow, r.DefVersion)
 	if err != nil {
 		return nil, err
 	}
-	return show(ctx, e.cfg.Store, r, def)
+	if r.State.Final() {
+		return show(ctx, e.cfg.Store, r, def)
+	}
+	s := header(r)
+	for i := range r.Tasks {
+		s.Tasks = append(s.Tasks, event.RunTask{TaskID: r.Tasks[i].ID})
+		fillTask(&s.Tasks[i], &r.Tasks[i])
+	}
+	s.Truncated = r.Total > len(r.Tasks) || r.BigInput
+	return s, nil
 }
 
 // header is a run without its input, outputs and tasks.
@@ -248,7 +257,7 @@ func header(r *Run) *event.Run {
 func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*event.Run, error) {
 	s := header(r)
 	s.Input = r.Input
-	var keys []storage.Key
+	var keys []storage.Key // of what is still to be read, and what to do with it
 	var fill []func(data []byte)
 	want := func(k storage.Key, f func([]byte)) { keys, fill = append(keys, k), append(fill, f) }
 	if r.BigInput {
@@ -269,22 +278,28 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 		case r.Total > inlineTasks && i < r.Completed+1:
 			want(runTaskKey(r.ID, shown.TaskID), func(b []byte) {
 				var t RunTask
-				if event.Unmarshal(b, &t) == nil {
-					fillTask(shown, &t)
+				if event.Unmarshal(b, &t) != nil {
+					return
+				}
+				fillTask(shown, &t)
+				if t.Big && t.ID == r.LastDone { // the run's output; those of other tasks are left out
+					want(outputKey(r.ID, t.ID, t.Attempt), func(b []byte) { shown.Output = b })
 				}
 			})
 		case r.State.Final():
 			shown.State = event.TaskSkipped
 		}
 	}
-	if len(keys) > 0 {
+	for len(keys) > 0 {
 		docs, err := store.Get(ctx, keys...)
 		if err != nil {
 			return nil, fmt.Errorf("read the parts of run %s: %w", r.ID, err)
 		}
+		found := fill
+		keys, fill = nil, nil
 		for i, d := range docs {
 			if d.Rev != "" {
-				fill[i](d.Data)
+				found[i](d.Data)
 			}
 		}
 	}

@@ -24,6 +24,10 @@ func (e *Engine) fireTimers(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
+		if !e.cfg.Bus.Connected() {
+			e.intake.read(time.Now(), time.Time{}, errNoBus)
+			continue
+		}
 		err := e.fireDue(ctx)
 		if err != nil && ctx.Err() == nil && !down {
 			e.cfg.Log.Warn("timers stand still", "err", err)
@@ -34,6 +38,8 @@ func (e *Engine) fireTimers(ctx context.Context) error {
 		down = err != nil
 	}
 }
+
+var errNoBus = errors.New("not connected to NATS")
 
 // fireDue fires what is due now, page by page. While NATS cannot be read no time is called over: results may wait there.
 func (e *Engine) fireDue(ctx context.Context) error {
@@ -172,7 +178,7 @@ func (e *Engine) foldGates(ctx context.Context, v *view, inputs []*input) ([]*in
 		}
 	}
 	for _, a := range agents { // a remembered gate is not good enough to let a timer go
-		e.gates.Forget(lifecycle.GateKey(a))
+		v.distrustGate(e, a)
 	}
 	if err := e.loadGates(ctx, v, agents); err != nil {
 		return nil, err

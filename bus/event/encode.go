@@ -15,6 +15,16 @@ func (f *Fact) Encode() []byte {
 	return o.Bytes()
 }
 
+// maxFactTasks is how many tasks of a run a message can hold, outputs left out.
+const maxFactTasks = 1000
+
+// Fit leaves out what would make the run too large for a message: the outputs were bounded before, the tasks may still be thousands.
+func (r *Run) Fit() {
+	if len(r.Tasks) > maxFactTasks {
+		r.Tasks, r.Truncated = r.Tasks[:maxFactTasks], true
+	}
+}
+
 func (r *Run) encode(o *Object) {
 	o.String("runId", r.RunID)
 	o.String("workflowId", r.WorkflowID)
