@@ -61,7 +61,7 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	c := &Conn{
 		mux:      newMux(),
 		log:      cfg.Log,
-		name:     redact(cfg.URL),
+		name:     Redact(cfg.URL),
 		inFlight: make(chan struct{}, maxInFlight),
 		closing:  make(chan struct{}),
 	}
@@ -272,8 +272,8 @@ func isRefusedLogin(err error) bool {
 		errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
-// redact removes passwords and tokens from a list of server addresses.
-func redact(urls string) string {
+// Redact removes passwords and tokens from a list of server addresses.
+func Redact(urls string) string {
 	parts := strings.Split(urls, ",")
 	for i, p := range parts {
 		p = strings.TrimSpace(p)

@@ -20,8 +20,8 @@ func TestRedact(t *testing.T) {
 		"nats://secret-token@a:4222":       "nats://xxxxx@a:4222",
 		"nats://u:bad%zzsecret@host:4222/": "xxxxx@host:4222/",
 	} {
-		if got := redact(in); got != want {
-			t.Errorf("redact(%q) = %q, want %q", in, got, want)
+		if got := Redact(in); got != want {
+			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

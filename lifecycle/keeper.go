@@ -54,6 +54,7 @@ type Keeper struct {
 	healing string            // why dispatch is off, or empty
 	targets map[string]uint64 // stream: sequence to pass before healing ends
 	seen    map[string]uint64 // stream: highest N seen
+	passed  map[string]uint64 // stream: highest position seen
 	epoch   Epoch
 	checked bool
 	err     error // of the last tick
@@ -65,7 +66,7 @@ type Keeper struct {
 func NewKeeper(store storage.Store, conn *bus.Conn, log *slog.Logger, forget func()) *Keeper {
 	return &Keeper{
 		store: store, bus: conn, log: log, forget: forget, revs: storage.NewRevisions(),
-		healing: "start-up check", seen: make(map[string]uint64), targets: make(map[string]uint64),
+		healing: "start-up check", seen: make(map[string]uint64), passed: make(map[string]uint64), targets: make(map[string]uint64),
 		alarm: make(chan struct{}, 1),
 	}
 }
@@ -78,6 +79,14 @@ func (k *Keeper) Dispatching() error {
 		return event.Errorf(event.CodeUnavailable, "%s", k.healing)
 	}
 	return nil
+}
+
+// Replayed reports whether a message of a stream may be one that was taken in before: the store is being healed, or the message stands at or below a position
+// that was once reached. Then what it refers to may be missing only because another replica has not taken it in again yet.
+func (k *Keeper) Replayed(stream string, seq uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.healing != "" || seq <= k.passed[stream]
 }
 
 // Progress returns the error of the last second's check, or nil.
@@ -330,6 +339,7 @@ func (k *Keeper) adopt(stored Epoch, views []*streamView) {
 	behind := false
 	for _, v := range views {
 		k.seen[v.name] = max(k.seen[v.name], v.pos.N)
+		k.passed[v.name] = max(k.passed[v.name], v.pos.Seq)
 		behind = behind || v.floor < k.targets[v.name]
 	}
 	if k.healing != "" && !behind {

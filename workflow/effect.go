@@ -181,11 +181,30 @@ func (e *Engine) answer(in *input) {
 	if in.msg == nil {
 		return
 	}
-	if in.answer.Error != nil {
-		e.refuse(in.msg, in.answer.Error)
+	if err := in.answer.Error; err != nil {
+		if e.mayBeEarly(in.msg, err) {
+			in.msg.Later(waitForReplay)
+			return
+		}
+		e.refuse(in.msg, err)
 		return
 	}
 	in.msg.Done(in.answer)
+}
+
+const (
+	waitForReplay = 500 * time.Millisecond
+	maxEarly      = 20 // deliveries of a replayed message before its refusal is believed
+)
+
+// mayBeEarly reports whether a refusal may be due to a replay that goes on elsewhere: what the message is about was taken in once, and another replica
+// is just taking it in again.
+func (e *Engine) mayBeEarly(m *bus.Msg, err *event.Error) bool {
+	switch err.Code {
+	case event.CodeUnknownRun, event.CodeStaleAttempt, event.CodeUnknownDefinition:
+		return m.Delivered < maxEarly && e.cfg.Keeper.Replayed(event.StreamWork, m.Seq)
+	}
+	return false
 }
 
 func (e *Engine) refuse(m *bus.Msg, err *event.Error) {

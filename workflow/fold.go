@@ -265,7 +265,7 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 // expired refuses a command whose caller has stopped waiting, unless it was applied before: that is judged first. What is replayed after a
 // regression is not judged at all.
 func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
-	if in.msg == nil || !in.msg.Expired(v.now) || !in.msg.Time.After(e.cfg.Keeper.Epoch().At) {
+	if in.msg == nil || !in.msg.Expired(v.now) || e.cfg.Keeper.Replayed(event.StreamWork, in.msg.Seq) {
 		return nil
 	}
 	if in.start != nil && c.after != nil || in.start == nil && (c.after == nil || slices.Contains(c.after.Commands, in.msg.Seq)) {

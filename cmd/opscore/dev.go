@@ -71,7 +71,7 @@ func (a *app) devConfig(dataDir, natsAddr, httpAddr string) (cfg server.Config, 
 // runServer runs a server until the program is told to stop, which is no failure.
 func (a *app) runServer(ctx context.Context, cfg server.Config) error {
 	cfg.Ready = func(at server.Addresses) {
-		args := []any{"nats", at.NATS, "version", cfg.Version}
+		args := []any{"nats", bus.Redact(at.NATS), "version", cfg.Version}
 		if at.HTTP != "" {
 			args = append(args, "http", "http://"+at.HTTP)
 		}

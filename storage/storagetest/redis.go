@@ -108,17 +108,30 @@ func (s *RedisServer) start() bool {
 
 // answers reports whether the server is there and has read its files.
 func (s *RedisServer) answers() bool {
+	line, err := s.say("PING")
+	return err == nil && strings.HasPrefix(line, "+PONG")
+}
+
+// Do sends one command in Redis' inline form, as in Do("FLUSHALL"), and fails the test unless it succeeds.
+func (s *RedisServer) Do(command string) {
+	s.t.Helper()
+	if line, err := s.say(command); err != nil || strings.HasPrefix(line, "-") {
+		s.t.Fatalf("redis: %s: %q %v", command, line, err)
+	}
+}
+
+// say sends one command and returns the first line of the answer.
+func (s *RedisServer) say(command string) (string, error) {
 	conn, err := net.DialTimeout("tcp", s.Addr(), time.Second)
 	if err != nil {
-		return false
+		return "", err
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
-		return false
+	if _, err := conn.Write([]byte(command + "\r\n")); err != nil {
+		return "", err
 	}
-	line, err := bufio.NewReader(conn).ReadString('\n')
-	return err == nil && strings.HasPrefix(line, "+PONG")
+	return bufio.NewReader(conn).ReadString('\n')
 }
 
 // log returns what the server logged.

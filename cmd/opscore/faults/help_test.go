@@ -1,32 +1,14 @@
 package faults_test
 
 import (
-	"bufio"
 	"context"
-	"fmt"
-	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/opspawn/opscore/bus/event"
 )
-
-// redisDo sends one command in Redis' own inline form.
-func (w *world) redisDo(command string) {
-	w.t.Helper()
-	c, err := net.Dial("tcp", w.redis.Addr())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	fmt.Fprintf(c, "%s\r\n", command)
-	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || strings.HasPrefix(line, "-") {
-		w.t.Fatalf("%s: %q %v", command, line, err)
-	}
-}
 
 // until waits for a condition.
 func (w *world) until(what string, within time.Duration, ok func() bool) {

@@ -40,22 +40,29 @@ func TestRedisComesBackOlder(t *testing.T) {
 	t.Logf("%d tasks had a second attempt", again)
 }
 
-// TestRedisComesBackEmpty is the same with FLUSHALL, which no connection notices.
+// TestRedisComesBackEmpty is the same with FLUSHALL, which no connection notices, for one replica and for two that notice at different times.
 func TestRedisComesBackEmpty(t *testing.T) {
-	w := newWorld(t)
-	w.replica(allRoles, "")
-	for _, id := range []string{"a1", "a2"} {
-		w.agent(id, 3, 2*time.Millisecond, "one", "two")
+	for _, replicas := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			for range replicas {
+				w.replica(allRoles, "")
+			}
+			for _, id := range []string{"a1", "a2"} {
+				w.agent(id, 3, 2*time.Millisecond, "one", "two")
+			}
+			w.apply("seq", "one", "two")
+			runs := w.startMany("seq", 200, 10*time.Millisecond, func(i int) {
+				if i == 120 {
+					w.redis.Do("FLUSHALL")
+				}
+			})
+			w.complete(runs, 90*time.Second)
+			again := w.ledger.audit(runs, 2)
+			t.Logf("%d tasks had a second attempt", again)
+		})
 	}
-	w.apply("seq", "one", "two")
-	runs := w.startMany("seq", 200, 10*time.Millisecond, func(i int) {
-		if i == 120 {
-			w.redisDo("FLUSHALL")
-		}
-	})
-	w.complete(runs, 90*time.Second)
-	again := w.ledger.audit(runs, 2)
-	t.Logf("%d tasks had a second attempt", again)
 }
 
 func copyTree(t *testing.T, from, to string) {

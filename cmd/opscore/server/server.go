@@ -132,6 +132,7 @@ func (s *server) open(ctx context.Context) error {
 	if s.store, err = storage.Open(ctx, s.cfg.StoreURL, Drivers...); err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
+	s.warn(ctx)
 	if s.cfg.Embedded != nil {
 		if s.embedded, err = bus.StartEmbedded(*s.cfg.Embedded); err != nil {
 			return err
@@ -152,6 +153,19 @@ func (s *server) open(ctx context.Context) error {
 		return fmt.Errorf("compare the store with the streams: %w", err)
 	}
 	return nil
+}
+
+// warn says what about the store's configuration may lose data.
+func (s *server) warn(ctx context.Context) {
+	checked, ok := s.store.(interface {
+		Warnings(ctx context.Context) []string
+	})
+	if !ok {
+		return
+	}
+	for _, w := range checked.Warnings(ctx) {
+		s.cfg.Log.Warn("store: " + w)
+	}
 }
 
 func (s *server) build() {
