@@ -2,10 +2,12 @@ package workflow_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +30,7 @@ type bundle struct {
 	store  storage.Store
 	agents *lifecycle.Queries
 	runs   *workflow.Queries
+	engine *workflow.Engine
 }
 
 func setup(t *testing.T) *bundle {
@@ -61,7 +64,7 @@ func setup(t *testing.T) *bundle {
 			t.Error(err)
 		}
 	})
-	return &bundle{conn: conn, store: store, agents: lifecycle.NewQueries(store), runs: workflow.NewQueries(store)}
+	return &bundle{conn: conn, store: store, agents: lifecycle.NewQueries(store), runs: workflow.NewQueries(store), engine: engine}
 }
 
 // call sends a command and fails the test unless it is accepted.
@@ -144,4 +147,108 @@ func TestSequence(t *testing.T) {
 			t.Fatalf("run ended as %s", event.MustMarshal(r))
 		}
 	}
+}
+
+// Inputs and outputs that are too large for the run's document are kept beside it, shown with it, and removed with it.
+func TestLargeValuesAndRetirement(t *testing.T) {
+	b := setup(t)
+	large := strings.Repeat("x", 5000)
+	b.serve(t, "echo", []string{"echo"}, func(_ context.Context, task *agent.Task) (any, error) {
+		return task.Input, nil
+	})
+	b.call(t, event.KindWorkflowApply, "echo", sequence("echo", "echo"))
+	run := uuid.NewString()
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "echo", Input: event.MustMarshal(map[string]string{"text": large})})
+	r := b.ended(t, run)
+	if want := fmt.Sprintf(`{"text":%q}`, large); string(r.Output) != want || string(r.Input) != want || string(r.Tasks[0].Output) != want {
+		t.Fatalf("the run shows %d, %d and %d bytes of %d", len(r.Output), len(r.Input), len(r.Tasks[0].Output), len(want))
+	}
+	if n, err := b.engine.Retire(t.Context(), time.Now().Add(6*24*time.Hour)); n != 0 || err != nil {
+		t.Fatalf("%d runs were removed before their time, %v", n, err)
+	}
+	if n, err := b.engine.Retire(t.Context(), time.Now().Add(8*24*time.Hour)); n != 1 || err != nil {
+		t.Fatalf("%d runs were removed, %v", n, err)
+	}
+	if _, err := b.runs.Run(t.Context(), run); !errors.Is(err, &event.Error{Code: event.CodeUnknownRun}) {
+		t.Errorf("the run is still there: %v", err)
+	}
+	if page, err := b.runs.Runs(t.Context(), "", 10); err != nil || len(page.Items) != 0 {
+		t.Errorf("the run is still listed: %+v %v", page, err)
+	}
+}
+
+// A sequence that is too long for one document advances all the same, and shows all its tasks.
+func TestLongSequence(t *testing.T) {
+	b := setup(t)
+	caps := make([]string, 150)
+	for i := range caps {
+		caps[i] = "step"
+	}
+	b.serve(t, "stepper", []string{"step"}, func(_ context.Context, task *agent.Task) (any, error) {
+		return map[string]string{"did": task.TaskID}, nil
+	})
+	b.call(t, event.KindWorkflowApply, "long", sequence("long", caps...))
+	run := uuid.NewString()
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "long"})
+	r := b.ended(t, run)
+	if r.State != event.RunCompleted || string(r.Output) != `{"did":"t150"}` || len(r.Tasks) != 150 {
+		t.Fatalf("run ended as %s with %d tasks and output %s", r.State, len(r.Tasks), r.Output)
+	}
+	for i, task := range r.Tasks {
+		if task.State != event.TaskCompleted || task.Attempt != 1 {
+			t.Errorf("task %d is %s in attempt %d", i+1, task.State, task.Attempt)
+		}
+	}
+}
+
+// A task whose agent fails is tried again by its retry policy, is handed the last error, and fails the run when the retries are spent.
+func TestRetriesAndFailure(t *testing.T) {
+	b := setup(t)
+	b.serve(t, "flaky", []string{"flaky"}, func(_ context.Context, task *agent.Task) (any, error) {
+		if task.PreviousError == nil {
+			return nil, agent.Fail("first", "not the first time")
+		}
+		return map[string]string{"after": task.PreviousError.Code}, nil
+	})
+	b.serve(t, "broken", []string{"broken"}, func(context.Context, *agent.Task) (any, error) {
+		return nil, agent.Permanent(agent.Fail("broken", "never"))
+	})
+	for _, c := range []string{"flaky", "broken"} {
+		d := sequence(c, c)
+		d.Tasks[0].Retry = &workflow.Retry{InitialSeconds: 0.01}
+		b.call(t, event.KindWorkflowApply, c, d)
+	}
+	flaky, broken := uuid.NewString(), uuid.NewString()
+	b.call(t, event.KindRunStart, flaky, &event.RunStart{WorkflowID: "flaky"})
+	b.call(t, event.KindRunStart, broken, &event.RunStart{WorkflowID: "broken"})
+	if r := b.ended(t, flaky); r.State != event.RunCompleted || string(r.Output) != `{"after":"first"}` || r.Tasks[0].Attempt != 2 {
+		t.Errorf("flaky ended as %s", event.MustMarshal(r))
+	}
+	if r := b.ended(t, broken); r.State != event.RunFailed || r.Error == nil || r.Error.Code != "broken" || r.Tasks[0].Attempt != 1 {
+		t.Errorf("broken ended as %s", event.MustMarshal(r))
+	}
+}
+
+// Cancelling a run reaches the agent, and its slot is free again when it has stopped.
+func TestCancelReachesTheAgent(t *testing.T) {
+	b := setup(t)
+	began, stopped := make(chan struct{}, 1), make(chan struct{}, 1)
+	b.serve(t, "slow", []string{"slow"}, func(ctx context.Context, _ *agent.Task) (any, error) {
+		began <- struct{}{}
+		<-ctx.Done()
+		stopped <- struct{}{}
+		return nil, context.Cause(ctx)
+	})
+	b.call(t, event.KindWorkflowApply, "slow", sequence("slow", "slow"))
+	run := uuid.NewString()
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "slow"})
+	<-began
+	b.call(t, event.KindRunCancel, run, map[string]string{"reason": "enough"})
+	<-stopped
+	if r := b.ended(t, run); r.State != event.RunCancelled || r.Error.Message != "enough" {
+		t.Errorf("run ended as %s", event.MustMarshal(r))
+	}
+	again := uuid.NewString()
+	b.call(t, event.KindRunStart, again, &event.RunStart{WorkflowID: "slow"})
+	<-began // so the slot was given back
 }
