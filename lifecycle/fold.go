@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -62,7 +63,7 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 		changed, handBack := b.gate.Follow(b.record, true)
 		f.gateChanged, f.handBack = changed, handBack
 	}
-	f.woken = f.gateChanged && b.gate.Free(now) && !f.before.Free(now)
+	f.woken = f.gateChanged && b.gate.Free(now) && (!f.before.Free(now) || !slices.Equal(f.before.Caps, b.gate.Caps))
 	return f, nil
 }
 

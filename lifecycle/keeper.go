@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ type Position struct {
 type Epoch struct {
 	N  uint64    `json:"n"`
 	At time.Time `json:"at"`
+	// Incarnation names the running database, if it can tell: another one may have lost its last writes.
+	Incarnation string `json:"incarnation,omitzero"`
 }
 
 // durables names the consumer of each stream.
@@ -57,7 +60,8 @@ type Keeper struct {
 	passed  map[string]uint64 // stream: highest position seen
 	epoch   Epoch
 	checked bool
-	err     error // of the last tick
+	alarmed string // a document was found older than it had been
+	err     error  // of the last tick
 	alarm   chan struct{}
 	tidied  janitor
 }
@@ -109,16 +113,30 @@ func (k *Keeper) Alarm(why string) {
 	if k.healing == "" {
 		k.healing = why
 	}
-	k.checked = false
+	k.alarmed = why
 	k.mu.Unlock()
+	k.log.Error("the store may have lost writes", "err", why)
 	select {
 	case k.alarm <- struct{}{}:
 	default:
 	}
 }
 
-// Check compares the store with the streams once. It fails when either does not answer.
-func (k *Keeper) Check(ctx context.Context) error { return k.tick(ctx) }
+// Check compares the store with the streams before anything is taken in. It tries again for as long as ctx lasts, since other replicas may be writing the
+// same documents, and then fails with the last reason.
+func (k *Keeper) Check(ctx context.Context) error {
+	for {
+		err := k.tick(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(keeperPeriod / 10):
+		}
+	}
+}
 
 // Run checks and writes positions each second until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
@@ -169,8 +187,16 @@ func (k *Keeper) tick(ctx context.Context) error {
 			return err
 		}
 	}
-	if why := k.regressed(ctx, views, stored); why != "" {
-		return k.heal(ctx, views, epochDoc, stored, why)
+	incarnation, err := k.incarnation(ctx)
+	if err != nil {
+		return err
+	}
+	why, err := k.regressed(ctx, views, stored, incarnation)
+	if err != nil {
+		return err
+	}
+	if why != "" || epochDoc.Rev == "" {
+		return k.heal(ctx, views, epochDoc, stored, incarnation, why)
 	}
 	k.adopt(stored, views)
 	if err := k.write(ctx, views); err != nil {
@@ -214,30 +240,56 @@ func decodeEpoch(d storage.Doc) (e Epoch, err error) {
 	return e, err
 }
 
-// regressed says why the store is older than it was, or is empty.
-func (k *Keeper) regressed(ctx context.Context, views []*streamView, stored Epoch) string {
+// incarnation names the running database, or is empty if it cannot tell.
+func (k *Keeper) incarnation(ctx context.Context) (string, error) {
+	teller, ok := k.store.(interface {
+		Incarnation(ctx context.Context) (string, error)
+	})
+	if !ok {
+		return "", nil
+	}
+	name, err := teller.Incarnation(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask which database this is: %w", err)
+	}
+	return name, nil
+}
+
+// regressed says why the store is older than it was, or may be, or is empty. A database that was started again, or that another one has taken
+// over from, may have lost its last writes even if its positions look right.
+func (k *Keeper) regressed(ctx context.Context, views []*streamView, stored Epoch, incarnation string) (string, error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if stored.N < k.epoch.N {
-		return "the store came back older: healing"
+	known, alarmed, seen := k.epoch, k.alarmed, maps.Clone(k.seen)
+	k.mu.Unlock()
+	switch {
+	case alarmed != "":
+		return alarmed, nil
+	case stored.N < known.N:
+		return "the store came back older: healing", nil
+	case stored.Incarnation != "" && stored.Incarnation != incarnation:
+		return "the database was started again and may have lost its last writes: healing", nil
 	}
 	for _, v := range views {
 		switch {
-		case k.seen[v.name] > 0 && v.pos.N < k.seen[v.name]:
-			return "the store came back older: healing"
-		case k.seen[v.name] == 0 && v.doc.Rev == "" && v.floor > 0:
-			return "the store is empty but the streams were read before: healing"
-		case k.seen[v.name] == 0 && v.doc.Rev != "":
+		case seen[v.name] > 0 && v.pos.N < seen[v.name]:
+			return "the store came back older: healing", nil
+		case seen[v.name] == 0 && v.doc.Rev == "" && v.floor > 0:
+			return "the store is empty but the streams were read before: healing", nil
+		case seen[v.name] == 0 && v.doc.Rev != "":
 			// A process that starts takes back what is behind the position: what a killed one held comes again at once.
-			if gap, err := k.gap(ctx, v); err != nil || gap > quietGap {
-				return "the store is behind the streams: healing"
+			gap, err := k.gap(ctx, v)
+			if err != nil {
+				return "", err
+			}
+			if gap > quietGap {
+				return "the store is behind the streams: healing", nil
 			}
 			if err := k.setBack(ctx, v); err != nil {
-				return "the store is behind the streams: healing"
+				return "", err
 			}
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // gap is how long, by stream time, the acknowledged messages behind the store's position were coming in.
@@ -259,6 +311,9 @@ func (k *Keeper) checkStream(ctx context.Context, v *streamView) error {
 	if v.doc.Rev == "" || (v.state.LastSeq >= v.pos.Seq && v.state.Created.Equal(v.pos.Created)) {
 		return nil
 	}
+	k.mu.Lock()
+	delete(k.passed, v.name)
+	k.mu.Unlock()
 	k.log.Error("stream rolled back or recreated: it ends before what the store has taken in",
 		"stream", v.name, "last", v.state.LastSeq, "position", v.pos.Seq)
 	v.pos = Position{N: v.pos.N, Created: v.state.Created}
@@ -279,17 +334,24 @@ func (k *Keeper) setBack(ctx context.Context, v *streamView) error {
 	return nil
 }
 
-// heal sets the consumers back and raises the epoch, once for all replicas: whoever finds it raised already only waits.
-func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage.Doc, stored Epoch, why string) error {
+// heal sets the consumers back and raises the epoch, once for all replicas: whoever finds it raised already only waits. Without a reason, in a store
+// that is new, it only notes which database it is.
+func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage.Doc, stored Epoch, incarnation, why string) error {
 	k.mu.Lock()
 	known := k.epoch.N
-	k.healing = why
+	if why != "" {
+		k.healing = why
+	}
 	k.mu.Unlock()
-	k.log.Error(why, "epoch", known)
 
 	raised := stored // by another replica that noticed first
-	if stored.N <= known {
-		raised = Epoch{N: known + 1, At: time.Now().UTC()}
+	if stored.N <= known || stored.Incarnation != incarnation {
+		raised = Epoch{N: max(known, stored.N), Incarnation: incarnation}
+		if why != "" {
+			raised.N++
+			raised.At = time.Now().UTC()
+			k.log.Error(why, "epoch", raised.N)
+		}
 		err := k.store.Commit(ctx, storage.Txn{
 			Rev: k.revs.Next(),
 			If:  []storage.Cond{{Key: epochKey, Rev: epochDoc.Rev}},
@@ -298,6 +360,10 @@ func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage
 		if err != nil {
 			return fmt.Errorf("raise epoch: %w", err)
 		}
+	}
+	if why == "" {
+		k.adopt(raised, views)
+		return k.write(ctx, views)
 	}
 	for _, v := range views {
 		if err := k.setBack(ctx, v); err != nil {
@@ -308,6 +374,7 @@ func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage
 	k.mu.Lock()
 	k.epoch = raised
 	k.checked = true
+	k.alarmed = ""
 	for _, v := range views {
 		k.targets[v.name] = v.state.LastSeq
 		k.seen[v.name] = v.pos.N

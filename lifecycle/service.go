@@ -120,6 +120,7 @@ type agentBatch struct {
 	recordRev storage.Rev
 	gate      *Gate
 	gateRev   storage.Rev
+	fresh     bool // read from the store, not remembered
 }
 
 // Handle folds one batch: one Txn per agent, all in one round trip. It gives each message its verdict, or returns an error when
@@ -173,7 +174,7 @@ func (s *Service) load(ctx context.Context, todo []*agentBatch) error {
 		rec, ok1 := s.records.Load(RecordKey(b.id))
 		gate, ok2 := s.gates.Load(GateKey(b.id))
 		if ok1 && ok2 {
-			b.record, b.recordRev, b.gate, b.gateRev = rec.Value, rec.Rev, gate.Value, gate.Rev
+			b.record, b.recordRev, b.gate, b.gateRev, b.fresh = rec.Value, rec.Rev, gate.Value, gate.Rev, false
 			continue
 		}
 		keys = append(keys, RecordKey(b.id), GateKey(b.id))
@@ -187,6 +188,7 @@ func (s *Service) load(ctx context.Context, todo []*agentBatch) error {
 		return fmt.Errorf("load agents: %w", err)
 	}
 	for i, b := range missing {
+		b.fresh = true
 		if err := b.read(docs[2*i], docs[2*i+1]); err != nil {
 			return err
 		}
@@ -249,6 +251,8 @@ func (s *Service) foldAndCommit(ctx context.Context, todo []*agentBatch) ([]*age
 			err, errs = errs[0], errs[1:]
 		}
 		switch {
+		case err == nil && !f.dirty() && !f.b.fresh:
+			again = append(again, f.b) // no commit has shown that the remembered record is the real one
 		case err == nil:
 			s.remember(f)
 			f.answer()

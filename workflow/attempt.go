@@ -153,7 +153,7 @@ func (d *decider) result(t *RunTask, e *event.Result) {
 		d.run.LastBig = t.Attempt
 	}
 	d.out.Ended, d.out.Cause = t.ID, "task completed"
-	if next := d.def.after(d.def.Find(t.ID)); next != nil {
+	if next := d.def.after(d.task(t.ID)); next != nil {
 		d.reach(next)
 		return
 	}

@@ -258,6 +258,14 @@ func (d *decider) reach(t *Task) {
 	}
 }
 
+// task returns a task of the definition; an empty one if it has none of that id, because the definition is missing from the store.
+func (d *decider) task(id string) *Task {
+	if t := d.def.Find(id); t != nil {
+		return t
+	}
+	return &Task{TaskID: id}
+}
+
 // makeReady puts a task into the queue of its selector class.
 func (d *decider) makeReady(t *RunTask) {
 	t.State, t.Ready, t.Retry = event.TaskReady, d.at.Now, time.Time{}
@@ -268,11 +276,11 @@ func (d *decider) makeReady(t *RunTask) {
 
 // class is the selector class of a task: the agent it must go to, or the capability it needs.
 func (d *decider) class(taskID string) string {
-	t := d.def.Find(taskID)
+	t := d.task(taskID)
 	switch {
 	case t.AgentID != "":
 		return agentClass(t.AgentID)
-	case d.run.Named && t == &d.def.Tasks[0]:
+	case d.run.Named && len(d.def.Tasks) > 0 && t == &d.def.Tasks[0]:
 		return agentClass(d.run.Agent)
 	case t.AgentCapability != "":
 		return capabilityClass(t.AgentCapability)
@@ -307,7 +315,7 @@ func (d *decider) assign(in *Assign) {
 }
 
 func (d *decider) timeout(taskID string) time.Duration {
-	t := d.def.Find(taskID)
+	t := d.task(taskID)
 	for _, s := range []float64{t.TimeoutSeconds, d.def.TimeoutSeconds} {
 		if s > 0 {
 			return time.Duration(s * float64(time.Second))
@@ -380,7 +388,7 @@ func (d *decider) backoff(t *RunTask, e *event.TaskError) time.Duration {
 }
 
 func (d *decider) retry(taskID string) Retry {
-	if r := d.def.Find(taskID).Retry; r != nil {
+	if r := d.task(taskID).Retry; r != nil {
 		return *r
 	}
 	if d.def.Retry != nil {

@@ -342,6 +342,9 @@ func (t *Task) check(at string, add problem) {
 	if t.AgentID != "" {
 		checkID(at, "agentId", t.AgentID, add)
 	}
+	if len(t.AgentCapability) > event.MaxName {
+		add(at+".agentCapability", "agentCapability has %d bytes, at most %d are allowed", len(t.AgentCapability), event.MaxName)
+	}
 	if k := t.Parameters.Kind(); len(t.Parameters) > 0 && k != '{' && k != 'n' {
 		add(at+".parameters", "parameters must be an object")
 	}

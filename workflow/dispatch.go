@@ -12,6 +12,7 @@ import (
 )
 
 const (
+	maxPicks   = 1024    // agents looked at for one task
 	poolPage   = 64      // agents of a capability looked at in one go
 	headPage   = 256     // ready tasks of a class looked at in one go
 	maxClasses = 100_000 // selector classes remembered; they are hints
@@ -28,6 +29,7 @@ type class struct {
 	dry     bool            // the store listed no free agent since the last hint
 	pool    []string        // agents that are probably free, least recently used first
 	pooled  map[string]bool // members of pool
+	listed  storage.Cursor  // how far the store's list of free agents was read
 	mark    *storage.Score  // its score in the list of classes, when it was read
 }
 
@@ -38,7 +40,7 @@ func (e *Engine) class(name string) *class {
 	}
 	if len(e.classes) >= maxClasses {
 		for other, k := range e.classes { // any that waits for nothing
-			if !k.backlog {
+			if !k.backlog && !k.dirty {
 				delete(e.classes, other)
 				break
 			}
@@ -126,7 +128,7 @@ func (e *Engine) pick(ctx context.Context, v *view, c *change, k *class, spread 
 		}
 		return v.match(c, k.want.Agent, k.want), nil
 	}
-	for range 2 * poolPage {
+	for range maxPicks {
 		if len(k.pool) == 0 {
 			if err := e.fillPool(ctx, v, k); err != nil || len(k.pool) == 0 {
 				return nil, err
@@ -160,11 +162,11 @@ func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
 	if k.dry {
 		return nil
 	}
-	entries, err := e.cfg.Store.Range(ctx, lifecycle.FreeIndex(k.want.Capability), storage.Cursor{}, storage.MaxScore, poolPage)
+	entries, err := e.cfg.Store.Range(ctx, lifecycle.FreeIndex(k.want.Capability), k.listed, storage.MaxScore, poolPage)
 	if err != nil {
 		return fmt.Errorf("look for free agents: %w", err)
 	}
-	k.dry = true // until a hint says otherwise: what is listed now is in the pool
+	k.listed, k.dry = storage.Cursor{}, true // until a hint says otherwise: what is listed now is in the pool
 	ids := make([]string, 0, len(entries))
 	for _, entry := range entries {
 		if k.pooled[entry.Member] {
@@ -173,12 +175,13 @@ func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
 		k.pool = append(k.pool, entry.Member)
 		k.pooled[entry.Member] = true
 		ids = append(ids, entry.Member)
-		if g, ok := e.gates.Load(lifecycle.GateKey(entry.Member)); ok && !g.Value.Free(v.now) {
-			v.distrustGate(e, entry.Member) // the store lists it as free
+		if g, ok := e.gates.Load(lifecycle.GateKey(entry.Member)); ok && lifecycle.Match(g.Value, k.want, v.now) != nil {
+			v.distrustGate(e, entry.Member) // the store lists it as free and able
 		}
 	}
-	if len(entries) == poolPage {
-		k.dry = false
+	if len(entries) == poolPage { // the next page may have others
+		last := entries[poolPage-1]
+		k.listed, k.dry = storage.Cursor{Score: last.Score, Member: last.Member}, false
 	}
 	return e.loadGates(ctx, v, ids)
 }
@@ -258,6 +261,10 @@ func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) 
 			return err
 		}
 		if gate == nil {
+			if given > 0 { // what is being committed may have hidden who else is free
+				e.touch(k)
+				e.inbox.wakeSoon()
+			}
 			return nil // parked
 		}
 		e.assign(v, c, h.task, gate)

@@ -194,7 +194,7 @@ func (e *Engine) answer(in *input) {
 
 const (
 	waitForReplay = 500 * time.Millisecond
-	maxEarly      = 20 // deliveries of a replayed message before its refusal is believed
+	maxEarly      = 6 // deliveries of a replayed message before its refusal is believed
 )
 
 // mayBeEarly reports whether a refusal may be due to a replay that goes on elsewhere: what the message is about was taken in once, and another replica
@@ -262,7 +262,10 @@ func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
 	shown.Fit()
 	fact := event.Fact{ID: r.ID, Epoch: e.cfg.Keeper.Epoch().N, Version: r.Version, At: time.Now().UTC(), Cause: cause, Run: shown}
 	msg := nats.NewMsg(event.FactSubject("run", event.MustToken(r.ID)))
-	msg.Data = fact.Encode()
+	if msg.Data = fact.Encode(); len(msg.Data) > event.MaxBody { // what is left has bounds of its own
+		shown.Tasks, shown.Input, shown.Output, shown.Truncated = nil, nil, nil, true
+		msg.Data = fact.Encode()
+	}
 	err = e.cfg.Bus.PublishAsync(msg, func(_ bus.Ack, err error) {
 		if !final {
 			return

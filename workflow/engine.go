@@ -193,6 +193,7 @@ func (e *Engine) turn(ctx context.Context, inputs []*input) error {
 
 // pipeline takes inputs in chunks and returns those that must be decided again.
 func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input, err error) {
+	e.flying = nil // a turn that panicked may have left it
 	var before *view
 	var flight <-chan []error
 	late := make(map[string]bool) // runs with an input that is decided again: their later ones wait behind it

@@ -81,6 +81,19 @@ func (b *bundle) call(t *testing.T, kind event.CommandKind, key string, body any
 	return o
 }
 
+// say publishes what an agent says and fails the test unless it is accepted.
+func (b *bundle) say(t *testing.T, verb event.Verb, id string, body any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	m := nats.NewMsg(event.AgentSubject(verb, event.MustToken(id)))
+	m.Data = event.MustMarshal(body)
+	if o, _, err := b.conn.Call(ctx, m); err != nil || !o.OK {
+		t.Fatalf("%s %s: %v %v", verb, id, err, o.Error)
+	}
+}
+
+// serve runs an agent of the SDK until the test ends.
 func (b *bundle) serve(t *testing.T, id string, caps []string, h agent.Handler) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -251,4 +264,39 @@ func TestCancelReachesTheAgent(t *testing.T) {
 	again := uuid.NewString()
 	b.call(t, event.KindRunStart, again, &event.RunStart{WorkflowID: "slow"})
 	<-began // so the slot was given back
+}
+
+// An agent that registers with one more capability is found by the tasks that wait for it.
+func TestCapabilityAddedToAFreeAgent(t *testing.T) {
+	b := setup(t)
+	work := func(context.Context, *agent.Task) (any, error) { return nil, nil }
+	b.serve(t, "grows", []string{"a"}, work)
+	b.call(t, event.KindWorkflowApply, "wa", sequence("wa", "a"))
+	b.call(t, event.KindWorkflowApply, "wb", sequence("wb", "b"))
+	first, second := uuid.NewString(), uuid.NewString()
+	b.call(t, event.KindRunStart, first, &event.RunStart{WorkflowID: "wa"})
+	b.ended(t, first)
+	b.call(t, event.KindRunStart, second, &event.RunStart{WorkflowID: "wb"})
+	b.say(t, event.VerbRegister, "grows", &event.Register{AgentName: "grows", Version: "2", Capabilities: []string{"a", "b"}})
+	if r := b.ended(t, second); r.State != event.RunCompleted {
+		t.Errorf("run ended as %s", event.MustMarshal(r))
+	}
+}
+
+// A definition applied after the stream of commands was made anew, with sequences that were used before, becomes the latest.
+func TestApplyAfterTheStreamWasMadeAnew(t *testing.T) {
+	b := setup(t)
+	for i := range 5 {
+		b.call(t, event.KindWorkflowApply, "w", sequence("w", fmt.Sprintf("old%d", i)))
+	}
+	if err := b.conn.JS().DeleteStream(t.Context(), event.StreamWork); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.conn.EnsureStreams(t.Context(), bus.StreamConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	o := b.call(t, event.KindWorkflowApply, "w", sequence("w", "new"))
+	if d, err := b.runs.Workflow(t.Context(), "w", ""); err != nil || d.WorkflowVersion != o.WorkflowVersion {
+		t.Errorf("the latest is %+v, %v; version %s was applied", d, err, o.WorkflowVersion)
+	}
 }

@@ -124,9 +124,10 @@ func (e *Engine) drainInbox(ctx context.Context) error {
 	}
 }
 
-func (e *Engine) hintTurn(ctx context.Context, inputs []*input, agents, classes []string, scan bool) error {
+func (e *Engine) hintTurn(ctx context.Context, inputs []*input, agents, classes []string, scan bool) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer e.caught(&err)
 	for _, name := range classes {
 		k := e.class(name)
 		k.backlog, k.dry = true, false

@@ -184,7 +184,9 @@ func (e *Engine) applyOnce(ctx context.Context, m *bus.Msg, def *Definition, ver
 		}
 	}
 	outcome := &event.Outcome{OK: true, Seq: m.Seq, WorkflowID: def.ID, WorkflowVersion: version, Version: word.Count}
-	if word.Seq >= m.Seq && docs[1].Rev != "" {
+	// The sequence orders, except in a stream that was rolled back or made anew: there a lower one has a later stream timestamp.
+	newer := m.Seq > word.Seq || m.Time.After(word.At)
+	if !newer && docs[1].Rev != "" {
 		return outcome, nil
 	}
 	txn := storage.Txn{Rev: e.revs.Next()}
@@ -195,7 +197,7 @@ func (e *Engine) applyOnce(ctx context.Context, m *bus.Msg, def *Definition, ver
 	if docs[1].Rev == "" {
 		put(docs[1], canonical)
 	}
-	if word.Seq < m.Seq {
+	if newer {
 		outcome.Version++
 		word = latest{Version: version, Name: def.Name, Tasks: len(def.Tasks), At: m.Time, Seq: m.Seq, Count: outcome.Version}
 		put(docs[0], event.MustMarshal(word))

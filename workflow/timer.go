@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -71,9 +72,10 @@ func (e *Engine) fireDue(ctx context.Context) error {
 	}
 }
 
-func (e *Engine) fire(ctx context.Context, entries []storage.Entry) error {
+func (e *Engine) fire(ctx context.Context, entries []storage.Entry) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer e.caught(&err)
 	var inputs []*input
 	for _, entry := range entries {
 		op := &storage.IndexOp{Index: dueIndex, Member: entry.Member, Score: entry.Score}
@@ -84,6 +86,15 @@ func (e *Engine) fire(ctx context.Context, entries []storage.Entry) error {
 		inputs = append(inputs, more...)
 	}
 	return e.turn(ctx, inputs)
+}
+
+// caught turns a panic of a turn into an error, so that one bad document does not end the process for all others.
+func (e *Engine) caught(err *error) {
+	if p := recover(); p != nil {
+		e.flying = nil
+		e.cfg.Log.Error("turn panicked", "err", p, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("panic: %v", p)
+	}
 }
 
 // timerInputs turns a due entry into inputs.

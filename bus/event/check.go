@@ -13,6 +13,8 @@ import (
 const (
 	MaxSlots        = 1000
 	MaxCapabilities = 200
+	MaxName         = 255 // bytes of a capability, of a label's key and of its value, of an error code
+	MaxLabels       = 64
 	MaxHeartbeat    = 24 * time.Hour
 )
 
@@ -40,6 +42,14 @@ func (e *Register) check(body []byte) *Error {
 	if len(e.Capabilities) > MaxCapabilities {
 		return Errorf(CodeTooLarge, "%d capabilities, at most %d are allowed", len(e.Capabilities), MaxCapabilities)
 	}
+	for _, c := range e.Capabilities {
+		if len(c) > MaxName {
+			return Errorf(CodeTooLarge, "a capability has %d bytes, at most %d are allowed", len(c), MaxName)
+		}
+	}
+	if err := checkLabels(e.Labels); err != nil {
+		return err
+	}
 	if e.HeartbeatSeconds < 0 || e.HeartbeatSeconds > MaxHeartbeat.Seconds() {
 		return Errorf(CodeInvalid, "heartbeatSeconds must be 0 to %.0f", MaxHeartbeat.Seconds())
 	}
@@ -51,6 +61,19 @@ func (e *Register) check(body []byte) *Error {
 	}
 	if len(e.Metadata) > MaxDetails {
 		return Errorf(CodeTooLarge, "metadata has %d bytes, at most %d are allowed", len(e.Metadata), MaxDetails)
+	}
+	return nil
+}
+
+// checkLabels bounds labels: they are part of documents that are written often.
+func checkLabels(labels map[string]string) *Error {
+	if len(labels) > MaxLabels {
+		return Errorf(CodeTooLarge, "%d labels, at most %d are allowed", len(labels), MaxLabels)
+	}
+	for k, v := range labels {
+		if len(k) > MaxName || len(v) > MaxName {
+			return Errorf(CodeTooLarge, "a label has %d bytes, at most %d are allowed for its key and its value each", max(len(k), len(v)), MaxName)
+		}
 	}
 	return nil
 }
@@ -105,6 +128,9 @@ func (e *Result) check(body []byte) *Error {
 	if e.Error.Message == "" && kindAt(body, "error", "message") != '"' {
 		return missing("error.message", "a string")
 	}
+	if len(e.Error.Code) > MaxName {
+		return Errorf(CodeTooLarge, "error.code has %d bytes, at most %d are allowed", len(e.Error.Code), MaxName)
+	}
 	if len(e.Error.Message) > MaxErrorText {
 		return Errorf(CodeTooLarge, "error.message has %d bytes, at most %d are allowed", len(e.Error.Message), MaxErrorText)
 	}
@@ -122,6 +148,14 @@ func (e *RunStart) check([]byte) *Error {
 	}
 	if e.WorkflowID == "" && len(e.Definition) == 0 {
 		return Errorf(CodeMalformed, "workflowId or definition is missing; give one of them")
+	}
+	if e.AgentID != "" {
+		if _, err := Token(e.AgentID); err != nil {
+			return Errorf(CodeTooLarge, "agentId: its escaped form is over %d bytes", MaxToken)
+		}
+	}
+	if err := checkLabels(e.Labels); err != nil {
+		return err
 	}
 	return wantObject("input", e.Input)
 }

@@ -105,12 +105,20 @@ func TestNATSKilledInTheMiddle(t *testing.T) {
 		w.agent(id, 3, 2*time.Millisecond, "one", "two")
 	}
 	w.apply("seq", "one", "two")
+	restarted := make(chan struct{}, 1)
+	restarted <- struct{}{}
 	runs := w.startMany("seq", 200, 5*time.Millisecond, func(i int) {
-		if i == 60 || i == 120 {
-			w.nats.Kill()
-			time.AfterFunc(500*time.Millisecond, w.nats.Restart)
+		if i != 60 && i != 120 {
+			return
 		}
+		<-restarted
+		w.nats.Kill()
+		time.AfterFunc(500*time.Millisecond, func() {
+			w.nats.Restart()
+			restarted <- struct{}{}
+		})
 	})
+	<-restarted
 	w.complete(runs, 90*time.Second)
 	if again := w.ledger.audit(runs, 2); again > 0 {
 		t.Logf("%d tasks had a second attempt: a request or its answer was lost with the server for longer than the time to accept", again)
