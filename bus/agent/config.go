@@ -96,22 +96,22 @@ func (c Config) withDefaults() Config {
 func (c *Config) validate() error {
 	var errs []error
 	if _, err := event.Token(c.ID); err != nil {
-		errs = append(errs, fmt.Errorf("ID: %w", err))
+		errs = append(errs, fmt.Errorf("field ID: %w", err))
 	}
 	if c.Slots < 1 || c.Slots > event.MaxSlots {
-		errs = append(errs, fmt.Errorf("Slots: %d is not 1 to %d", c.Slots, event.MaxSlots))
+		errs = append(errs, fmt.Errorf("field Slots: %d is not 1 to %d", c.Slots, event.MaxSlots))
 	}
 	if len(c.Capabilities) > event.MaxCapabilities {
-		errs = append(errs, fmt.Errorf("Capabilities: %d are too many, at most %d are allowed", len(c.Capabilities), event.MaxCapabilities))
+		errs = append(errs, fmt.Errorf("field Capabilities: %d are too many, at most %d are allowed", len(c.Capabilities), event.MaxCapabilities))
 	}
 	if c.Heartbeat > event.MaxHeartbeat {
-		errs = append(errs, fmt.Errorf("Heartbeat: %v is more than %v", c.Heartbeat, event.MaxHeartbeat))
+		errs = append(errs, fmt.Errorf("field Heartbeat: %v is more than %v", c.Heartbeat, event.MaxHeartbeat))
 	}
 	if c.DrainTimeout < 0 {
-		errs = append(errs, errors.New("DrainTimeout: must not be negative"))
+		errs = append(errs, errors.New("field DrainTimeout: must not be negative"))
 	}
 	if _, err := encodeObject(c.Metadata); err != nil {
-		errs = append(errs, fmt.Errorf("Metadata: %w", err))
+		errs = append(errs, fmt.Errorf("field Metadata: %w", err))
 	}
 	return errors.Join(errs...)
 }

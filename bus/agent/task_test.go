@@ -68,21 +68,31 @@ func TestTask_Failed(t *testing.T) {
 		"PlainError": {failing(errBoom), event.TaskError{Code: agent.CodeFailed, Message: "boom"}},
 		"Code":       {failing(agent.Fail("quota", "no more")), event.TaskError{Code: "quota", Message: "no more"}},
 		"Permanent":  {failing(agent.Permanent(errBoom)), event.TaskError{Code: agent.CodeFailed, Message: "boom", Retryable: &no}},
-		"RetryAfter": {failing(agent.RetryAfter(agent.Fail("quota", "wait"), time.Minute)),
-			event.TaskError{Code: "quota", Message: "wait", RetryAfterMs: 60_000}},
-		"OwnTimeout": {failing(context.DeadlineExceeded), event.TaskError{Code: agent.CodeFailed, Message: "context deadline exceeded"}},
-		"Panic": {func(context.Context, *agent.Task) (any, error) { panic("oh no") },
-			event.TaskError{Code: agent.CodePanic, Message: "panic: oh no"}},
-		"Goexit": {func(context.Context, *agent.Task) (any, error) { runtime.Goexit(); return nil, nil },
-			event.TaskError{Code: agent.CodePanic, Message: "the handler ended its goroutine"}},
-		"BadInput": {func(_ context.Context, t *agent.Task) (any, error) {
-			var in struct{ N string }
-			return nil, t.Bind(&in)
+		"RetryAfter": {
+			failing(agent.RetryAfter(agent.Fail("quota", "wait"), time.Minute)),
+			event.TaskError{Code: "quota", Message: "wait", RetryAfterMs: 60_000},
 		},
-			event.TaskError{Code: agent.CodeBadInput, Retryable: &no}},
+		"OwnTimeout": {failing(context.DeadlineExceeded), event.TaskError{Code: agent.CodeFailed, Message: "context deadline exceeded"}},
+		"Panic": {
+			func(context.Context, *agent.Task) (any, error) { panic("oh no") },
+			event.TaskError{Code: agent.CodePanic, Message: "panic: oh no"},
+		},
+		"Goexit": {
+			func(context.Context, *agent.Task) (any, error) { runtime.Goexit(); return nil, nil },
+			event.TaskError{Code: agent.CodePanic, Message: "the handler ended its goroutine"},
+		},
+		"BadInput": {
+			func(_ context.Context, t *agent.Task) (any, error) {
+				var in struct{ N string }
+				return nil, t.Bind(&in)
+			},
+			event.TaskError{Code: agent.CodeBadInput, Retryable: &no},
+		},
 		"BadOutput": {returning(func() {}), event.TaskError{Code: agent.CodeBadOutput, Retryable: &no}},
-		"OutputThatIsNotJSON": {returning(json.RawMessage(`{"a":1,"a":2}`)),
-			event.TaskError{Code: agent.CodeBadOutput, Retryable: &no}},
+		"OutputThatIsNotJSON": {
+			returning(json.RawMessage(`{"a":1,"a":2}`)),
+			event.TaskError{Code: agent.CodeBadOutput, Retryable: &no},
+		},
 		"OutputTooLarge": {returning(strings.Repeat("x", event.MaxBody)), event.TaskError{Code: agent.CodeTooLarge, Retryable: &no}},
 		"LongMessage":    {failing(errors.New(long)), event.TaskError{Code: agent.CodeFailed}},
 	} {

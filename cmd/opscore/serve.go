@@ -123,7 +123,7 @@ func (a *app) logger() (*slog.Logger, error) {
 		}
 	}
 	if s := a.style(a.stderr); s.terminal {
-		return slog.New(tint.NewHandler(a.stderr, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !s.color})), nil
+		return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !s.color})), nil
 	}
 	return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: level})), nil
 }

@@ -22,8 +22,10 @@ var documentCases = []testCase{
 	{"OrderOfKeysIsKept", func(f *fixture) {
 		a, c := f.write(f.txn("a", "", "1")), f.write(f.txn("c", "", "3"))
 		same(f, "documents", f.get("c", "b", "a", "c"), []storage.Doc{
-			{Key: "c", Rev: c, Data: []byte("3")}, {Key: "b"},
-			{Key: "a", Rev: a, Data: []byte("1")}, {Key: "c", Rev: c, Data: []byte("3")},
+			{Key: "c", Rev: c, Data: []byte("3")},
+			{Key: "b"},
+			{Key: "a", Rev: a, Data: []byte("1")},
+			{Key: "c", Rev: c, Data: []byte("3")},
 		})
 	}},
 	{"ManyAtOnce", func(f *fixture) {

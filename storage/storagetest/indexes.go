@@ -42,10 +42,21 @@ var indexCases = []testCase{
 	{"OrderIsScoreThenBytes", func(f *fixture) {
 		// Bytes, not letters: a server that compares by locale sorts these differently.
 		entries := []storage.Entry{
-			{Member: "b", Score: 10}, {Member: "a", Score: 10}, {Member: "B", Score: 10}, {Member: "é", Score: 10},
-			{Member: "z", Score: 10}, {Member: "aa", Score: 10}, {Member: "a\x00", Score: 10}, {Member: "-", Score: 10},
-			{Member: "\xff", Score: 10}, {Member: "10", Score: 10}, {Member: "9", Score: 10}, {Member: "_", Score: 10},
-			{Member: "first", Score: 0}, {Member: "second", Score: 9}, {Member: "last", Score: 100},
+			{Member: "b", Score: 10},
+			{Member: "a", Score: 10},
+			{Member: "B", Score: 10},
+			{Member: "é", Score: 10},
+			{Member: "z", Score: 10},
+			{Member: "aa", Score: 10},
+			{Member: "a\x00", Score: 10},
+			{Member: "-", Score: 10},
+			{Member: "\xff", Score: 10},
+			{Member: "10", Score: 10},
+			{Member: "9", Score: 10},
+			{Member: "_", Score: 10},
+			{Member: "first", Score: 0},
+			{Member: "second", Score: 9},
+			{Member: "last", Score: 100},
 		}
 		f.index(ops("i", entries), nil)
 		f.wantIndex("i", sorted(entries)...)
@@ -69,8 +80,11 @@ var indexCases = []testCase{
 			{Member: "a", Score: 1}, {Member: "b", Score: 2}, {Member: "c", Score: storage.MaxScore}, {Member: "zero"},
 		}), nil)
 		f.write(storage.Txn{IndexRemove: []storage.IndexOp{
-			{Index: "i", Member: "a", Score: 7}, {Index: "i", Member: "b", Score: 2}, {Index: "i", Member: "absent", Score: 0},
-			{Index: "i", Member: "c", Score: storage.MaxScore - 1}, {Index: "other", Member: "zero", Score: 0},
+			{Index: "i", Member: "a", Score: 7},
+			{Index: "i", Member: "b", Score: 2},
+			{Index: "i", Member: "absent", Score: 0},
+			{Index: "i", Member: "c", Score: storage.MaxScore - 1},
+			{Index: "other", Member: "zero", Score: 0},
 		}})
 		f.wantIndex("i", storage.Entry{Member: "zero"}, storage.Entry{Member: "a", Score: 1},
 			storage.Entry{Member: "c", Score: storage.MaxScore})
@@ -109,8 +123,11 @@ var indexCases = []testCase{
 	}},
 	{"CursorNeedsNoMember", func(f *fixture) {
 		f.index(ops("i", []storage.Entry{
-			{Member: "a", Score: 5}, {Member: "c", Score: 5}, {Member: "e", Score: 5},
-			{Member: "d", Score: 7}, {Member: "b", Score: 1},
+			{Member: "a", Score: 5},
+			{Member: "c", Score: 5},
+			{Member: "e", Score: 5},
+			{Member: "d", Score: 7},
+			{Member: "b", Score: 1},
 		}), nil)
 		rest := []storage.Entry{{Member: "c", Score: 5}, {Member: "e", Score: 5}, {Member: "d", Score: 7}}
 		same(f, "behind a", f.page("i", storage.Cursor{Score: 5, Member: "a"}, 9, 9), rest)
