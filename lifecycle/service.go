@@ -22,6 +22,7 @@ const HistoryDepth = 64
 const historyCap = HistoryDepth + 32
 
 const (
+	batchSize  = 2048   // messages folded together: the further behind, the more of them are about one agent
 	maxEarly   = 10_000 // agents that have reported but not registered
 	cacheSize  = 4096   // records and gates remembered with their revisions
 	maxTold    = 3      // deliveries of a command before its agent is called unknown
@@ -69,6 +70,7 @@ func New(cfg Config) *Service {
 func (s *Service) Run(ctx context.Context) error {
 	consumer, err := s.cfg.Bus.NewConsumer(bus.ConsumerConfig{
 		Stream: event.StreamAgent, Durable: event.ConsumerLifecycle, Workers: 2,
+		MaxBatch: batchSize, MaxHeld: 2 * batchSize,
 		Handler: s.Handle, Log: s.cfg.Log, Crash: s.cfg.Crash,
 	})
 	if err != nil {
