@@ -219,6 +219,7 @@ func (s *server) run(ctx context.Context) error {
 		at.HTTP = s.listener.Addr().String()
 		g.Go(func() error { return b.Serve(ctx, s.listener) })
 	}
+	g.Go(func() error { return s.serveQueries(ctx) })
 	if s.has(RoleBridge) || s.has(RoleWorkflow) {
 		g.Go(func() error { return s.preload(ctx) })
 	}
