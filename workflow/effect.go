@@ -182,8 +182,8 @@ func (e *Engine) answer(in *input) {
 		return
 	}
 	if err := in.answer.Error; err != nil {
-		if e.mayBeEarly(in.msg, err) {
-			in.msg.Later(waitForReplay)
+		if e.mayBeEarly(in, err) {
+			in.msg.Later(waitForOthers)
 			return
 		}
 		e.refuse(in.msg, err)
@@ -193,16 +193,20 @@ func (e *Engine) answer(in *input) {
 }
 
 const (
-	waitForReplay = 500 * time.Millisecond
-	maxEarly      = 6 // deliveries of a replayed message before its refusal is believed
+	waitForOthers = 300 * time.Millisecond
+	maxEarly      = 10 // deliveries of a replayed message before its refusal is believed
+	maxCancels    = 3  // deliveries of a cancel before its run is called unknown
 )
 
-// mayBeEarly reports whether a refusal may be due to a replay that goes on elsewhere: what the message is about was taken in once, and another replica
-// is just taking it in again.
-func (e *Engine) mayBeEarly(m *bus.Msg, err *event.Error) bool {
+// mayBeEarly reports whether a refusal may be due to another replica that has not committed what stands before the message in the stream: the start of
+// a run that is cancelled at once, or, while a replay goes on, anything that was taken in once and is being taken in again.
+func (e *Engine) mayBeEarly(in *input, err *event.Error) bool {
+	if _, cancel := in.in.(*Cancel); cancel && err.Code == event.CodeUnknownRun && in.msg.Delivered < maxCancels {
+		return true
+	}
 	switch err.Code {
 	case event.CodeUnknownRun, event.CodeStaleAttempt, event.CodeUnknownDefinition:
-		return m.Delivered < maxEarly && e.cfg.Keeper.Replayed(event.StreamWork, m.Seq)
+		return in.msg.Delivered < maxEarly && e.cfg.Keeper.Replayed(event.StreamWork, in.msg.Seq)
 	}
 	return false
 }
