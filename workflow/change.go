@@ -41,6 +41,7 @@ type view struct {
 	unsure  []*input          // decided to do nothing, on the word of a document that was only remembered
 	removes []storage.IndexOp // entries to remove on their own, conditional on their score
 
+	landed    chan []error      // the outcomes, once it was launched
 	head      []storage.Txn     // the session's own Txn, when it is due
 	published []storage.IndexOp // due entries of facts that the stream has
 }

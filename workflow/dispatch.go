@@ -116,6 +116,9 @@ func (e *Engine) assignReady(ctx context.Context, v *view, c *change) error {
 			continue
 		}
 		e.assign(v, c, c.after.Tasks[i].ID, gate)
+		if gate.Free(v.now) { // it has more slots, and is the most recently used now
+			k.offer(gate.Agent)
+		}
 	}
 	return nil
 }

@@ -48,13 +48,14 @@ type Config struct {
 // Engine turns what happens to runs into changes of their documents, and gives ready tasks to free agents. Several engines
 // may work on one store; none holds anything that another could not find there.
 //
-// All work is done in turns, one at a time: take inputs, decide, dispatch, commit in one round trip, act.
+// All work is done in turns: take inputs, decide, dispatch, commit in one round trip, act. One is decided at a time, and commits follow one another; but while
+// one turn is being committed the next is decided.
 type Engine struct {
 	cfg  Config
 	name string // of this replica
 	revs *storage.Revisions
 
-	mu      sync.Mutex // held for a turn
+	mu      sync.Mutex // held for a turn, but not while it waits for its commit
 	runs    *storage.Cache[*Run]
 	gates   *storage.Cache[*lifecycle.Gate]
 	defs    *storage.Cache[*Definition]
@@ -63,7 +64,9 @@ type Engine struct {
 	dirty   []*class       // classes that something happened to
 	scanned storage.Cursor // of the slow scan over all classes
 	session session
-	flying  *view // being committed while the next one is decided
+
+	flights    map[*view]bool  // being committed while others are decided
+	lastFlight <-chan struct{} // closed when the one launched last has landed
 
 	wake     event.Wake          // what other replicas shall be told of this turn
 	accepted *storage.Cache[int] // attempts that their agents have accepted, until that is committed
@@ -85,6 +88,7 @@ func NewEngine(cfg Config) *Engine {
 		defs:    storage.NewCache[*Definition](defCache),
 		latest:  storage.NewCache[*latest](defCache),
 		classes: make(map[string]*class),
+		flights: make(map[*view]bool),
 
 		accepted: storage.NewCache[int](acceptedCache),
 	}
@@ -97,7 +101,7 @@ func NewEngine(cfg Config) *Engine {
 // Run consumes events and commands, fires timers and dispatches, until ctx ends and all its goroutines are gone.
 func (e *Engine) Run(ctx context.Context) error {
 	consumer, err := e.cfg.Bus.NewConsumer(bus.ConsumerConfig{
-		Stream: event.StreamWork, Durable: event.ConsumerWorkflow, Workers: 1,
+		Stream: event.StreamWork, Durable: event.ConsumerWorkflow, Workers: 2, // one decides while the other waits for the store
 		MaxBatch: batchSize, MaxHeld: 2 * batchSize,
 		Handler: e.Handle, Log: e.cfg.Log, Crash: e.cfg.Crash,
 	})
@@ -184,7 +188,8 @@ func (e *Engine) turn(ctx context.Context, inputs []*input) error {
 		if err != nil {
 			return err
 		}
-		if again, err = e.finish(v, e.launch(ctx, v)); err != nil {
+		e.launch(ctx, v)
+		if again, err = e.finish(v); err != nil {
 			return err
 		}
 	}
@@ -193,10 +198,9 @@ func (e *Engine) turn(ctx context.Context, inputs []*input) error {
 
 // pipeline takes inputs in chunks and returns those that must be decided again.
 func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input, err error) {
-	e.flying = nil // a turn that panicked may have left it
 	var before *view
-	var flight <-chan []error
-	late := make(map[string]bool) // runs with an input that is decided again: their later ones wait behind it
+	defer func() { delete(e.flights, before) }() // one is left only by a panic; what it wrote stands, and its timers see to the rest
+	late := make(map[string]bool)                // runs with an input that is decided again: their later ones wait behind it
 	for first := true; first || len(inputs) > 0; first = false {
 		n := min(len(inputs), turnSize)
 		chunk := make([]*input, 0, n)
@@ -209,21 +213,21 @@ func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input,
 		}
 		inputs = inputs[n:]
 		v, err := e.prepare(ctx, chunk, 0)
-		more, ferr := e.finish(before, flight)
+		if err == nil {
+			e.launch(ctx, v)
+		}
+		more, ferr := e.finish(before)
+		before = v
 		if err := errors.Join(err, ferr); err != nil {
-			e.flying = nil
-			e.abandon(v)
+			_, _ = e.finish(v) // what it wrote is acted on; the rest is decided again with all others
 			return nil, err
 		}
 		for _, in := range more {
 			late[in.run] = true
 		}
 		again = append(again, more...)
-		before, flight = v, e.launch(ctx, v)
-		e.flying = v
 	}
-	e.flying = nil
-	more, err := e.finish(before, flight)
+	more, err := e.finish(before)
 	return append(again, more...), err
 }
 
@@ -270,19 +274,9 @@ func byRun(inputs []*input) [][]*input {
 	return groups
 }
 
-// abandon forgets what a view would have written.
-func (e *Engine) abandon(v *view) {
-	if v == nil {
-		return
-	}
-	for _, c := range v.changes {
-		e.forget(c)
-		e.putBack(c)
-	}
-}
-
-// launch sends all changes of a view to the store, in one round trip, and returns where the outcomes will come.
-func (e *Engine) launch(ctx context.Context, v *view) <-chan []error {
+// launch sends all changes of a view to the store, in one round trip, when those launched before have been committed: later views are decided on what
+// earlier ones will have written.
+func (e *Engine) launch(ctx context.Context, v *view) {
 	v.head = e.session.txns(v.now, v.changes, e.revs)
 	txns := append(make([]storage.Txn, 0, len(v.changes)+3), v.head...)
 	for _, c := range v.changes {
@@ -297,23 +291,35 @@ func (e *Engine) launch(ctx context.Context, v *view) <-chan []error {
 			txns = append(txns, storage.Txn{IndexRemove: part})
 		}
 	}
-	done := make(chan []error, 1)
 	if len(txns) == 0 {
-		done <- nil
-		return done
+		return
 	}
-	go func() { done <- e.cfg.Store.Commit(ctx, txns...) }()
-	return done
+	before, done := e.lastFlight, make(chan struct{})
+	v.landed, e.lastFlight = make(chan []error, 1), done
+	e.flights[v] = true
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		v.landed <- e.cfg.Store.Commit(ctx, txns...)
+	}()
 }
 
-// finish waits for the outcomes of a view's changes, acts on those that were written, and returns the inputs that must be decided again. A nil view
-// has none.
-func (e *Engine) finish(v *view, flight <-chan []error) (again []*input, err error) {
+// finish waits for the outcomes of a view's changes, acts on those that were written, and returns the inputs that must be decided again. While it waits
+// others may take their turn. A nil view has none.
+func (e *Engine) finish(v *view) (again []*input, err error) {
 	if v == nil {
 		return nil, nil
 	}
-	errs := <-flight
-	e.cfg.Crash("workflow-after-commit")
+	var errs []error
+	if v.landed != nil {
+		e.mu.Unlock()
+		errs = <-v.landed
+		e.mu.Lock()
+		delete(e.flights, v)
+		e.cfg.Crash("workflow-after-commit")
+	}
 	regressed := false
 	if len(v.head) > 0 {
 		regressed = e.session.confirm(errs[0], e.revs)

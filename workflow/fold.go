@@ -184,8 +184,8 @@ func (v *view) distrustGate(e *Engine, agent string) {
 	if s := v.gates[agent]; s != nil && (s.fresh || s.written) {
 		return
 	}
-	if e.flying != nil {
-		if s := e.flying.gates[agent]; s != nil && s.written {
+	for other := range e.flights {
+		if s := other.gates[agent]; s != nil && s.written {
 			return
 		}
 	}
@@ -198,8 +198,8 @@ func (v *view) distrustRun(e *Engine, run string) {
 	if s := v.runs[run]; s != nil && (s.fresh || s.written) {
 		return
 	}
-	if e.flying != nil {
-		if s := e.flying.runs[run]; s != nil && s.written {
+	for other := range e.flights {
+		if s := other.runs[run]; s != nil && s.written {
 			return
 		}
 	}

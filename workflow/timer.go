@@ -91,7 +91,6 @@ func (e *Engine) fire(ctx context.Context, entries []storage.Entry) (err error) 
 // caught turns a panic of a turn into an error, so that one bad document does not end the process for all others.
 func (e *Engine) caught(err *error) {
 	if p := recover(); p != nil {
-		e.flying = nil
 		e.cfg.Log.Error("turn panicked", "err", p, "stack", string(debug.Stack()))
 		*err = fmt.Errorf("panic: %v", p)
 	}
