@@ -231,7 +231,7 @@ func (e *Engine) logEnd(r *Run) {
 // factTimer is the due entry that stands for a final fact until it was published.
 func factTimer(r *Run) string { return timerFact + "|" + event.MustToken(r.ID) + "|" + itoa(r.Version) }
 
-// sayChanges publishes the facts of runs that go on, many times a second.
+// sayChanges publishes the facts of runs that go on, a few times a second.
 func (e *Engine) sayChanges(ctx context.Context) error {
 	t := time.NewTicker(sayPeriod)
 	defer t.Stop()

@@ -26,7 +26,7 @@ const (
 	maxTries      = 50                     // conflicts in a row before a batch is given back to be tried again later
 	scanEvery     = 250 * time.Millisecond // the net under the wake-ups
 	duePeriod     = 100 * time.Millisecond // how often due timers are looked for
-	sayPeriod     = 50 * time.Millisecond  // how often the changes of runs that go on are said
+	sayPeriod     = 200 * time.Millisecond // a run that goes on is said to have changed so long after it did, at least
 	duePage       = 256
 	turnSize      = 256  // inputs decided together
 	batchSize     = 1024 // messages taken at a time: several turns, each decided while the one before is committed

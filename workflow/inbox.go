@@ -171,6 +171,7 @@ type factSet struct {
 	inflight map[string]bool
 	done     map[string]storage.IndexOp // by member: a fact may have been published twice
 	changed  map[string]unsaid          // by run: what is said at the next moment unless the run ends before
+	aged     map[string]unsaid          // those of the moment before
 }
 
 // unsaid is a change of a run that goes on.
@@ -193,18 +194,19 @@ func (f *factSet) drop(run string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.changed, run)
+	delete(f.aged, run)
 }
 
-// moment takes the changes since the last moment.
+// moment takes the changes that are a moment old and were not followed by the end of their run.
 func (f *factSet) moment() map[string]unsaid {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.changed) == 0 {
-		return nil
+	said := f.aged
+	f.aged, f.changed = f.changed, make(map[string]unsaid)
+	for run := range f.aged {
+		delete(said, run) // a later change replaces it, at the next moment
 	}
-	changed := f.changed
-	f.changed = make(map[string]unsaid, len(changed))
-	return changed
+	return said
 }
 
 func (f *factSet) begin(member string) bool {
