@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/cmd/opscore/server"
 )
 
 // Figure is one measured value and what it is to be compared with.
@@ -44,6 +45,7 @@ func main() {
 	if child() {
 		return
 	}
+	server.TuneMemory() // as the servers do
 	only := flag.String("only", "", "run these, separated by commas: dev, state, runs, latency, memory")
 	asJSON := flag.Bool("json", false, "print one JSON object")
 	flag.Parse()
