@@ -11,6 +11,9 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/cmd/opscore/server"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
 )
 
 // TestRedisComesBackOlder replaces the append-only file with an older copy in the middle of 200 runs: one of a second ago, and one of a moment ago, in which no
@@ -104,17 +107,33 @@ func TestIdleWakesTheDispatcher(t *testing.T) {
 	w.replica("workflow", "")
 	a := w.rawAgent("raw", "one")
 	w.apply("one", "one")
+	store, err := storage.Open(t.Context(), w.redis.URL(), server.Drivers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = store.Close() }()
+	agents := lifecycle.NewQueries(store)
 	var waits []time.Duration
 	for range 21 {
 		a.say(t, event.VerbState, &event.State{State: "busy"})
+		w.until("the agent is busy", 10*time.Second, func() bool {
+			got, err := agents.Get(t.Context(), "raw")
+			return err == nil && got.State == "busy" && !got.Available
+		})
 		w.start("one")
 		<-time.After(300 * time.Millisecond) // the task is ready and its class is parked
+		if len(a.tasks) > 0 {
+			t.Fatal("the busy agent was given the task")
+		}
 		begin := time.Now()
 		a.say(t, event.VerbState, &event.State{State: "idle"})
 		task := a.next(t)
 		waits = append(waits, time.Since(begin))
 		a.say(t, event.VerbResult, &event.Result{AttemptRef: task.Ref(), Status: event.StatusCompleted})
-		<-time.After(20 * time.Millisecond)
+		w.until("the result was taken in", 10*time.Second, func() bool {
+			got, err := agents.Get(t.Context(), "raw")
+			return err == nil && len(got.Held) == 0
+		})
 	}
 	if p50 := median(waits); p50 > 50*time.Millisecond {
 		t.Errorf("idle → task request took %s (p50), so it was the tick and not the wake-up: %v", p50, waits)
