@@ -417,8 +417,12 @@ func (s *session) txns(now time.Time, changes []*change, revs *storage.Revisions
 	if !needed || (s.rev != "" && now.Sub(s.at) < time.Second) {
 		return nil
 	}
+	if now.Sub(s.at) > sessionRetention/2 { // it may have been removed; that is no regression
+		*s = session{key: sessionKey(string(revs.Next()))}
+	}
 	t := storage.Txn{Rev: revs.Next(), If: []storage.Cond{{Key: s.key, Rev: s.rev}}}
 	t.Put = []storage.Put{{Key: s.key, Data: event.MustMarshal(map[string]time.Time{"at": now.UTC()})}}
+	t.IndexAdd = []storage.IndexOp{{Index: sessionIndex, Member: string(s.key), Score: storage.Score(now.UnixMicro())}}
 	s.rev, s.at = t.Rev, now
 	return []storage.Txn{t}
 }

@@ -40,6 +40,7 @@ const retiredKey storage.Key = "retired"
 const (
 	runIndex      storage.Index = "runs"      // by creation
 	workflowIndex storage.Index = "workflows" // by id, all with score 0
+	sessionIndex  storage.Index = "replicas"  // sessions by when they were last written
 	classIndex    storage.Index = "classes"   // selector classes that may have ready tasks; the score is a random mark
 	dueIndex                    = lifecycle.HandBack
 )

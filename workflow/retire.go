@@ -14,6 +14,7 @@ const (
 	defaultRetention = 7 * 24 * time.Hour
 	retirePeriod     = time.Minute
 	retirePage       = 100
+	sessionRetention = time.Hour // of a replica that writes no more
 )
 
 // retire removes runs that ended longer ago than the retention, a page at a time.
@@ -26,6 +27,9 @@ func (e *Engine) retire(ctx context.Context) error {
 			return nil
 		case now := <-t.C:
 			n, err := e.Retire(ctx, now)
+			if err == nil {
+				err = e.retireSessions(ctx, now)
+			}
 			if err != nil && ctx.Err() == nil {
 				e.cfg.Log.Warn("old runs not removed", "err", err)
 			} else if n > 0 {
@@ -55,6 +59,32 @@ func (e *Engine) Retire(ctx context.Context, now time.Time) (removed int, err er
 		}
 		after = storage.Cursor{Score: page[len(page)-1].Score, Member: page[len(page)-1].Member}
 	}
+}
+
+// retireSessions removes the session documents of replicas that are gone.
+func (e *Engine) retireSessions(ctx context.Context, now time.Time) error {
+	old, err := e.cfg.Store.Range(ctx, sessionIndex, storage.Cursor{}, storage.Score(now.Add(-sessionRetention).UnixMicro()), retirePage)
+	if err != nil {
+		return fmt.Errorf("list old sessions: %w", err)
+	}
+	for _, entry := range old {
+		key := storage.Key(entry.Member)
+		docs, err := e.cfg.Store.Get(ctx, retiredKey, key)
+		if err != nil {
+			return fmt.Errorf("read an old session: %w", err)
+		}
+		err = e.cfg.Store.Commit(ctx, storage.Txn{
+			Rev:         e.revs.Next(),
+			If:          []storage.Cond{{Key: retiredKey, Rev: docs[0].Rev}, {Key: key, Rev: docs[1].Rev}},
+			Put:         []storage.Put{{Key: retiredKey, Data: []byte(entry.Member)}},
+			Delete:      []storage.Key{key},
+			IndexRemove: []storage.IndexOp{{Index: sessionIndex, Member: entry.Member}},
+		})[0]
+		if err != nil && !errors.Is(err, storage.ErrConflict) {
+			return fmt.Errorf("remove an old session: %w", err)
+		}
+	}
+	return nil
 }
 
 func (e *Engine) retirePage(ctx context.Context, page []storage.Entry, horizon time.Time) (removed int, err error) {
