@@ -335,7 +335,7 @@ func (e *Engine) finish(v *view) (again []*input, err error) {
 			e.putBack(c)
 			again = append(again, c.inputs...)
 			if len(c.assigned) > 0 {
-				e.session.at = time.Time{} // was it the session that did not hold? its own Txn will tell
+				e.session.doubted = true // was it the session that did not hold? its own Txn will tell
 			}
 		case errors.Is(err, storage.ErrInvalid):
 			panic(err)
@@ -406,6 +406,8 @@ type session struct {
 	key storage.Key
 	rev storage.Rev
 	at  time.Time
+
+	doubted bool // write it at once, to see whether it is still what was written
 }
 
 // txns returns the Txn that writes the session, when tasks are handed out and it is time.
@@ -414,7 +416,7 @@ func (s *session) txns(now time.Time, changes []*change, revs *storage.Revisions
 	for _, c := range changes {
 		needed = needed || len(c.assigned) > 0
 	}
-	if !needed || (s.rev != "" && now.Sub(s.at) < time.Second) {
+	if !needed || (s.rev != "" && !s.doubted && now.Sub(s.at) < time.Second) {
 		return nil
 	}
 	if now.Sub(s.at) > sessionRetention/2 { // it may have been removed; that is no regression
@@ -423,7 +425,7 @@ func (s *session) txns(now time.Time, changes []*change, revs *storage.Revisions
 	t := storage.Txn{Rev: revs.Next(), If: []storage.Cond{{Key: s.key, Rev: s.rev}}}
 	t.Put = []storage.Put{{Key: s.key, Data: event.MustMarshal(map[string]time.Time{"at": now.UTC()})}}
 	t.IndexAdd = []storage.IndexOp{{Index: sessionIndex, Member: string(s.key), Score: storage.Score(now.UnixMicro())}}
-	s.rev, s.at = t.Rev, now
+	s.rev, s.at, s.doubted = t.Rev, now, false
 	return []storage.Txn{t}
 }
 
