@@ -195,13 +195,15 @@ func (e *Engine) answer(in *input) {
 const (
 	waitForOthers = 300 * time.Millisecond
 	maxEarly      = 10 // deliveries of a replayed message before its refusal is believed
-	maxCancels    = 3  // deliveries of a cancel before its run is called unknown
+	maxAhead      = 3  // deliveries of a start before its workflow is called unknown, and of a cancel before its run is
 )
 
-// mayBeEarly reports whether a refusal may be due to another replica that has not committed what stands before the message in the stream: the start of
-// a run that is cancelled at once, or, while a replay goes on, anything that was taken in once and is being taken in again.
+// mayBeEarly reports whether a refusal may be due to another worker or replica that has not committed what stands before the message in the stream: the
+// definition of a run that is started at once, the start of one that is cancelled at once, or, while a replay goes on, anything that was taken in once and is being taken in again.
 func (e *Engine) mayBeEarly(in *input, err *event.Error) bool {
-	if _, cancel := in.in.(*Cancel); cancel && err.Code == event.CodeUnknownRun && in.msg.Delivered < maxCancels {
+	_, cancel := in.in.(*Cancel)
+	ahead := cancel && err.Code == event.CodeUnknownRun || in.start != nil && err.Code == event.CodeUnknownDefinition
+	if ahead && in.msg.Delivered < maxAhead {
 		return true
 	}
 	switch err.Code {
