@@ -300,3 +300,31 @@ func TestApplyAfterTheStreamWasMadeAnew(t *testing.T) {
 		t.Errorf("the latest is %+v, %v; version %s was applied", d, err, o.WorkflowVersion)
 	}
 }
+
+// A run that is started right behind the definition it needs finds it, whichever worker takes which message.
+func TestStartRightBehindApply(t *testing.T) {
+	b := setup(t)
+	b.serve(t, "any", []string{"c"}, func(context.Context, *agent.Task) (any, error) { return nil, nil })
+	var runs []string
+	for i := range 20 {
+		id, run := fmt.Sprintf("w%d", i), uuid.NewString()
+		publish(t, b, event.CommandSubject(event.KindWorkflowApply, id), sequence(id, "c"))
+		publish(t, b, event.CommandSubject(event.KindRunStart, run), &event.RunStart{WorkflowID: id})
+		runs = append(runs, run)
+	}
+	for _, run := range runs {
+		if r := b.ended(t, run); r.State != event.RunCompleted {
+			t.Errorf("run ended as %s", event.MustMarshal(r))
+		}
+	}
+}
+
+// publish sends a command without waiting for what becomes of it.
+func publish(t *testing.T, b *bundle, subject string, body any) {
+	t.Helper()
+	m := nats.NewMsg(subject)
+	m.Data = event.MustMarshal(body)
+	if _, err := b.conn.Publish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+}
