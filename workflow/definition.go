@@ -88,7 +88,7 @@ func ParseFile(source []byte) (*Definition, error) {
 	if len(source) > MaxDefinitionBytes {
 		return nil, tooLarge(len(source))
 	}
-	raw, err := toJSON(source)
+	raw, err := ToJSON(source)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +100,9 @@ func ParseFile(source []byte) (*Definition, error) {
 	return d, err
 }
 
-// toJSON turns a file into JSON. JSON is passed through, so that numbers keep their digits.
-func toJSON(source []byte) (event.Raw, error) {
+// ToJSON turns a JSON or YAML file into JSON. JSON is passed through, so that numbers keep their digits and the version is the one others
+// compute. Its error is Problems.
+func ToJSON(source []byte) (event.Raw, error) {
 	if raw := event.Raw(bytes.TrimSpace(source)); len(raw) > 0 && raw[0] == '{' && raw.IsValid() {
 		return raw, nil
 	}

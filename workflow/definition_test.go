@@ -422,7 +422,7 @@ func TestTheFormOfTheFileDoesNotChangeTheVersion(t *testing.T) {
 	t.Parallel()
 	var versions []string
 	for _, source := range []string{sample, sampleYAML} {
-		raw, err := toJSON([]byte(source))
+		raw, err := ToJSON([]byte(source))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -119,7 +118,7 @@ func (a *app) readDefinition(file string) (*workflow.Definition, event.Raw, erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s was not applied: %w", name, err)
 	}
-	body, err := definitionJSON(source)
+	body, err := workflow.ToJSON(source)
 	return def, body, err
 }
 
@@ -136,18 +135,6 @@ func (a *app) readInput(file string) (name string, content []byte, err error) {
 		return name, nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return name, content, nil
-}
-
-// definitionJSON returns a definition that was found right as JSON. JSON stays as it was written, so that its version is the one others compute.
-func definitionJSON(source []byte) (event.Raw, error) {
-	if raw := event.Raw(source); raw.IsValid() {
-		return raw, nil
-	}
-	raw, err := yaml.YAMLToJSON(source)
-	if err != nil {
-		return nil, fmt.Errorf("turn YAML into JSON: %w", err)
-	}
-	return event.Raw(raw), nil
 }
 
 // printProblems writes each mistake to stderr as FILE:LINE: text, followed by that line, in the order of the file.

@@ -87,7 +87,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	return s.run(ctx)
 }
 
-// ListenHTTP opens the bridge's listener. Its error names the flag to change.
+// listenHTTP opens the bridge's listener. Its error names the flag to change.
 func listenHTTP(addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
