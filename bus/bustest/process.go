@@ -109,7 +109,7 @@ const readyLine = "ready"
 
 // serve runs a server until the standard input is closed, which also happens when the test's process dies.
 func serve(dir, addr string) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	s, err := startRetrying(bus.EmbeddedConfig{Dir: dir, Addr: addr, Log: log, MaxStore: maxStore})
 	if err != nil {
 		return err
