@@ -38,15 +38,18 @@ type view struct {
 	runs    map[string]*slot[*Run]
 	gates   map[string]*slot[*lifecycle.Gate]
 	changes []*change
-	unsure  []*input          // decided to do nothing, on the word of a document that was only remembered
-	removes []storage.IndexOp // entries to remove on their own, conditional on their score
+	groups  []*group               // what the changes go out with, in that order
+	touched map[storage.Key]*group // by document: the last group that reads or writes it
+	apart   bool                   // each change goes out alone
+	unsure  []*input               // decided to do nothing, on the word of a document that was only remembered
+	removes []storage.IndexOp      // entries to remove on their own, conditional on their score
 
 	landed    chan []error      // the outcomes, once it was launched
 	head      []storage.Txn     // the session's own Txn, when it is due
 	published []storage.IndexOp // due entries of facts that the stream has
 }
 
-// change is one Txn in the making: what happens to one run and the gates it touches.
+// change is what happens to one run and the gates it touches.
 type change struct {
 	run           *slot[*Run] // nil when only gates change
 	def           *Definition
@@ -64,7 +67,7 @@ type change struct {
 	drains        []SlotChange
 	cause         string // of the fact
 	remove        []storage.IndexOp
-	txn           storage.Txn
+	group         *group // the Txn it goes out with
 }
 
 // document is a document that is written along: an input, an output, a definition.
@@ -121,60 +124,6 @@ func (c *change) conditions() []storage.Cond {
 	return conds
 }
 
-// seal builds the Txn of a change and lets the changes after it see what it will have written.
-func (v *view) seal(c *change, rev storage.Rev) {
-	t := &c.txn
-	t.Rev = rev
-	t.If = append(t.If, c.conditions()...)
-	put := func(k storage.Key, old storage.Rev, data []byte) {
-		t.If = append(t.If, storage.Cond{Key: k, Rev: old})
-		t.Put = append(t.Put, storage.Put{Key: k, Data: data})
-	}
-	ops := &indexOps{txn: t}
-	if c.after != c.before {
-		put(runKey(c.after.ID), c.run.rev, c.after.encode())
-		c.run.rev, c.run.val, c.run.written = rev, c.after, true
-		ops.run(c.before, c.after)
-	}
-	for agent, g := range c.gates {
-		s := v.gates[agent]
-		ops.gate(c.gatesBefore[agent], g, v.now)
-		put(lifecycle.GateKey(agent), s.rev, g.Encode())
-		s.rev, s.val, s.written = rev, g, true
-	}
-	for _, d := range c.docs {
-		put(d.key, d.rev, d.data)
-	}
-	for _, s := range c.drains {
-		ops.add(dueIndex, drainTimer(s.Agent, s.Ref), v.now.Add(AskAgain))
-	}
-	for _, id := range c.listed {
-		ops.addScore(workflowIndex, id, 0)
-	}
-	t.IndexRemove = append(t.IndexRemove, c.remove...)
-	v.changes = append(v.changes, c)
-}
-
-// indexOps derives what happens to the indexes from documents before and after: the ready queues, the timers, the listings.
-type indexOps struct{ txn *storage.Txn }
-
-func (o *indexOps) add(index storage.Index, member string, at time.Time) {
-	o.addScore(index, member, storage.Score(max(at.UnixMicro(), 0)))
-}
-
-func (o *indexOps) addScore(index storage.Index, member string, score storage.Score) {
-	for _, op := range o.txn.IndexAdd {
-		if op.Index == index && op.Member == member {
-			return
-		}
-	}
-	o.txn.IndexAdd = append(o.txn.IndexAdd, storage.IndexOp{Index: index, Member: member, Score: score})
-}
-
-func (o *indexOps) remove(index storage.Index, member string) {
-	o.txn.IndexRemove = append(o.txn.IndexRemove, storage.IndexOp{Index: index, Member: member})
-}
-
 // timer moves a timer from one time to another; the zero time means that there is none.
 func (o *indexOps) timer(member func() string, before, after time.Time) {
 	switch {
@@ -228,8 +177,12 @@ func (o *indexOps) task(run string, before, after *RunTask) {
 
 func (o *indexOps) gate(before, after *lifecycle.Gate, now time.Time) {
 	add, remove := lifecycle.FreeOps(before, after, now)
-	o.txn.IndexAdd = append(o.txn.IndexAdd, add...)
-	o.txn.IndexRemove = append(o.txn.IndexRemove, remove...)
+	for _, op := range add {
+		o.addScore(op.Index, op.Member, op.Score)
+	}
+	for _, op := range remove {
+		o.remove(op.Index, op.Member)
+	}
 	if after.Until.After(now) {
 		o.add(dueIndex, timer(timerBackoff, after.Agent), after.Until)
 	}

@@ -274,7 +274,7 @@ func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) 
 		if gate.Free(v.now) {
 			k.offer(gate.Agent)
 		}
-		v.seal(c, e.revs.Next())
+		v.seal(c, e.revs)
 		given++
 	}
 	k.backlog = len(heads) > 0

@@ -234,6 +234,7 @@ func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input,
 // prepare decides inputs, gives ready tasks to free agents, and seals the changes.
 func (e *Engine) prepare(ctx context.Context, inputs []*input, try int) (*view, error) {
 	v := &view{now: time.Now(), runs: make(map[string]*slot[*Run], len(inputs)), gates: make(map[string]*slot[*lifecycle.Gate])}
+	v.touched, v.apart = make(map[storage.Key]*group, 3*len(inputs)), try > 0 // what met a conflict shall not drag others along again
 	dispatching := e.cfg.Keeper.Dispatching() == nil
 	runInputs, err := e.foldGates(ctx, v, inputs) // first, while the view holds no gate that was only remembered
 	if err != nil {
@@ -251,6 +252,9 @@ func (e *Engine) prepare(ctx context.Context, inputs []*input, try int) (*view, 
 		if err := e.dispatch(ctx, v, try); err != nil {
 			return nil, err
 		}
+	}
+	for _, g := range v.groups {
+		g.close(v.now)
 	}
 	for _, c := range v.changes {
 		e.remember(c)
@@ -278,15 +282,16 @@ func byRun(inputs []*input) [][]*input {
 // earlier ones will have written.
 func (e *Engine) launch(ctx context.Context, v *view) {
 	v.head = e.session.txns(v.now, v.changes, e.revs)
-	txns := append(make([]storage.Txn, 0, len(v.changes)+3), v.head...)
-	for _, c := range v.changes {
-		if len(c.assigned) > 0 {
-			c.txn.If = append(c.txn.If, storage.Cond{Key: e.session.key, Rev: e.session.rev})
-		}
-		txns = append(txns, c.txn)
-	}
 	v.published = e.facts.published()
-	for _, ops := range [][]storage.IndexOp{v.published, v.removes} {
+	left := v.ride(v.published)
+	txns := append(make([]storage.Txn, 0, len(v.groups)+3), v.head...)
+	for _, g := range v.groups {
+		if g.assigns() {
+			g.condition(e.session.key, e.session.rev)
+		}
+		txns = append(txns, g.txn)
+	}
+	for _, ops := range [][]storage.IndexOp{left, v.removes} {
 		for part := range slices.Chunk(ops, maxRemoves) {
 			txns = append(txns, storage.Txn{IndexRemove: part})
 		}
@@ -326,33 +331,23 @@ func (e *Engine) finish(v *view) (again []*input, err error) {
 		errs = errs[1:]
 	}
 	var unknown error
-	for i, c := range v.changes {
-		switch err := errs[i]; {
-		case err == nil:
-			e.act(c)
-		case errors.Is(err, storage.ErrConflict):
-			e.forget(c)
-			e.putBack(c)
-			again = append(again, c.inputs...)
-			if len(c.assigned) > 0 {
-				e.session.doubted = true // was it the session that did not hold? its own Txn will tell
-			}
-		case errors.Is(err, storage.ErrInvalid):
-			panic(err)
-		default:
-			e.forget(c)
-			e.putBack(c)
-			unknown = err
-		}
-	}
-	e.sendWake()
-	for _, err := range errs[len(v.changes):] {
+	for i, g := range v.groups {
+		more, err := e.settle(g, errs[i])
+		again = append(again, more...)
 		if err != nil {
 			unknown = err
 		}
 	}
+	e.sendWake()
+	for _, err := range errs[len(v.groups):] {
+		if err != nil {
+			unknown = err
+		}
+	}
+	if unknown != nil || len(again) > 0 {
+		e.facts.sent(v.published...) // some may stand in a Txn that was not written
+	}
 	if unknown != nil {
-		e.facts.sent(v.published...)
 		return nil, fmt.Errorf("commit runs: %w", unknown)
 	}
 	if regressed {
@@ -361,12 +356,37 @@ func (e *Engine) finish(v *view) (again []*input, err error) {
 	return append(v.unsure, again...), nil
 }
 
+// settle acts on what a group has written, or returns the inputs that met a conflict and the error of a group that may be written or not.
+func (e *Engine) settle(g *group, err error) (again []*input, unknown error) {
+	if errors.Is(err, storage.ErrInvalid) {
+		panic(err)
+	}
+	for _, c := range g.changes {
+		if err == nil {
+			e.act(c)
+			continue
+		}
+		e.forget(c)
+		e.putBack(c)
+		again = append(again, c.inputs...)
+	}
+	switch {
+	case err == nil:
+		return nil, nil
+	case !errors.Is(err, storage.ErrConflict):
+		return nil, err
+	case g.assigns():
+		e.session.doubted = true // was it the session that did not hold? its own Txn will tell
+	}
+	return again, nil
+}
+
 func (e *Engine) remember(c *change) {
 	if c.after != c.before {
-		e.runs.Store(runKey(c.after.ID), c.txn.Rev, c.after)
+		e.runs.Store(runKey(c.after.ID), c.group.txn.Rev, c.after)
 	}
 	for agent, g := range c.gates {
-		e.gates.Store(lifecycle.GateKey(agent), c.txn.Rev, g)
+		e.gates.Store(lifecycle.GateKey(agent), c.group.txn.Rev, g)
 	}
 }
 

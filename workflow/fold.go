@@ -157,7 +157,7 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 		}
 		return nil
 	}
-	v.seal(c, e.revs.Next())
+	v.seal(c, e.revs)
 	return nil
 }
 

@@ -47,6 +47,7 @@ func TestIndexesFollowDocuments(t *testing.T) {
 		x.commit()
 		w.finish()
 		x.commit()
+		x.land()
 	})
 }
 
@@ -68,6 +69,7 @@ func TestIndexesFollowTheDocumentOfALargeRun(t *testing.T) {
 			w.step()
 		}
 		x.commit()
+		x.land()
 	})
 }
 
@@ -78,14 +80,18 @@ type shelf struct {
 	change  *change // not committed yet
 	revs    *storage.Revisions
 	indexes map[storage.Index]map[string]storage.Score
-	free    map[string]bool // agents that were free when their gate was written
-	ended   *Run            // the run as it was committed when it had ended
+	docs    map[storage.Key]storage.Rev // as committed
+	free    map[string]bool             // agents that were free when their gate was written
+	ended   *Run                        // the run as it was committed when it had ended
 }
 
 func newShelf(t *rapid.T) *shelf {
 	x := &shelf{
 		t: t, revs: storage.NewRevisions(), indexes: make(map[storage.Index]map[string]storage.Score), free: make(map[string]bool),
-		view: &view{runs: map[string]*slot[*Run]{runID: {}}, gates: make(map[string]*slot[*lifecycle.Gate])},
+		docs: make(map[storage.Key]storage.Rev),
+		view: &view{
+			runs: map[string]*slot[*Run]{runID: {}}, gates: make(map[string]*slot[*lifecycle.Gate]), touched: make(map[storage.Key]*group),
+		},
 	}
 	for _, agent := range []string{"ann", "bob", "cid", "dan", "eve"} {
 		x.view.gates[agent] = &slot[*lifecycle.Gate]{val: &lifecycle.Gate{Agent: agent}}
@@ -93,16 +99,22 @@ func newShelf(t *rapid.T) *shelf {
 	return x
 }
 
+// at lets time pass: what goes out together was made at one time.
+func (x *shelf) at(now time.Time) {
+	if !now.Equal(x.view.now) {
+		x.commit()
+		x.land()
+		x.view.now = now
+	}
+}
+
 // take adds a decision to the change that is being made.
 func (x *shelf) take(now time.Time, d Decision) {
-	if !now.Equal(x.view.now) {
-		x.commit() // a change is made at one time
-	}
+	x.at(now)
 	run := x.view.runs[runID]
 	if x.change == nil {
 		x.change = &change{run: run, before: run.val, after: run.val}
 	}
-	x.view.now = now
 	c := x.change
 	if d.Run != nil {
 		for _, t := range d.Run.Tasks {
@@ -143,7 +155,7 @@ func find(r *Run, taskID string) *RunTask {
 
 // changeGate lets something happen to the gate of an agent alone.
 func (x *shelf) changeGate(now time.Time) {
-	x.view.now = now
+	x.at(now)
 	x.change = &change{}
 	g := x.view.gate(x.change, rapid.SampledFrom([]string{"ann", "bob", "dan"}).Draw(x.t, "gate"))
 	switch rapid.IntRange(0, 7).Draw(x.t, "what") {
@@ -168,33 +180,51 @@ func (x *shelf) changeGate(now time.Time) {
 	x.commit()
 }
 
-// commit seals the change, applies its Txn and compares.
+// commit seals the change; it goes out at once, or with those that follow it.
 func (x *shelf) commit() {
 	c := x.change
-	if c == nil || c.empty() {
-		x.change = nil
-		return
-	}
 	x.change = nil
-	x.view.seal(c, x.revs.Next())
-	if err := c.txn.Check(); err != nil {
-		x.t.Fatal(err)
-	}
-	for _, op := range c.txn.IndexAdd {
-		if x.indexes[op.Index] == nil {
-			x.indexes[op.Index] = make(map[string]storage.Score)
+	if c != nil && !c.empty() {
+		x.view.seal(c, x.revs)
+		for agent, g := range c.gates {
+			x.free[agent] = g.Free(x.view.now)
 		}
-		x.indexes[op.Index][op.Member] = op.Score
+		if c.after != nil && c.after.State.Final() && x.ended == nil {
+			x.ended = c.after
+		}
 	}
-	for _, op := range c.txn.IndexRemove {
-		delete(x.indexes[op.Index], op.Member)
+	if rapid.Bool().Draw(x.t, "goes out") {
+		x.land()
 	}
-	for agent, g := range c.gates {
-		x.free[agent] = g.Free(x.view.now)
+}
+
+// land applies the Txns of all sealed changes in their order, and compares.
+func (x *shelf) land() {
+	for _, g := range x.view.groups {
+		g.close(x.view.now)
+		if err := g.txn.Check(); err != nil {
+			x.t.Fatal(err)
+		}
+		for _, cond := range g.txn.If {
+			if have := x.docs[cond.Key]; have != cond.Rev {
+				x.t.Fatalf("Txn %d of %d wants %s at revision %q, it is %q", g.place, len(x.view.groups), cond.Key, cond.Rev, have)
+			}
+		}
+		for _, put := range g.txn.Put {
+			x.docs[put.Key] = g.txn.Rev
+		}
+		for _, op := range g.txn.IndexAdd {
+			if x.indexes[op.Index] == nil {
+				x.indexes[op.Index] = make(map[string]storage.Score)
+			}
+			x.indexes[op.Index][op.Member] = op.Score
+		}
+		for _, op := range g.txn.IndexRemove {
+			delete(x.indexes[op.Index], op.Member)
+		}
 	}
-	if c.after != nil && c.after.State.Final() && x.ended == nil {
-		x.ended = c.after
-	}
+	x.view.groups = nil
+	clear(x.view.touched)
 	x.compareRun()
 	x.compareGates()
 }

@@ -204,7 +204,7 @@ func (e *Engine) foldGates(ctx context.Context, v *view, inputs []*input) ([]*in
 			}
 			continue
 		}
-		v.seal(c, e.revs.Next())
+		v.seal(c, e.revs)
 	}
 	return rest, nil
 }
