@@ -23,7 +23,7 @@ import (
 	"github.com/opspawn/opscore/cmd/opscore/server"
 )
 
-// childEnv makes this program run a server instead: "nats DIR ADDR", "serve NATS_URL REDIS_URL" or "dev DIR".
+// childEnv makes this program run a server instead: "nats DIR ADDR", "serve NATS_URL REDIS_URL", "http NATS_URL REDIS_URL", "bare" or "dev DIR".
 const childEnv = "OPSCORE_BENCH_CHILD"
 
 // child runs what childEnv says until SIGTERM; it reports false when there is nothing to run.
@@ -51,6 +51,13 @@ func child() bool {
 			NATSURL: args[1], StoreURL: args[2], Roles: []server.Role{server.RoleLifecycle, server.RoleWorkflow}, Log: log,
 			Ready: func(server.Addresses) { fmt.Println("ready") },
 		})
+	case "http":
+		err = server.Run(ctx, server.Config{
+			NATSURL: args[1], StoreURL: args[2], HTTPAddr: "127.0.0.1:0", Key: httpKey, Log: log,
+			Ready: func(at server.Addresses) { fmt.Println("ready", at.HTTP) },
+		})
+	case "bare":
+		err = serveBare(ctx)
 	case "dev":
 		err = server.Run(ctx, server.Config{
 			Embedded: &bus.EmbeddedConfig{Dir: filepath.Join(args[1], "nats"), Addr: "127.0.0.1:0", Log: log},

@@ -39,6 +39,7 @@ var benchmarks = []struct {
 	{"runs", benchRuns},
 	{"latency", benchLatency},
 	{"memory", benchMemory},
+	{"http", benchHTTP},
 }
 
 func main() {
@@ -46,7 +47,7 @@ func main() {
 		return
 	}
 	server.TuneMemory() // as the servers do
-	only := flag.String("only", "", "run these, separated by commas: dev, state, runs, latency, memory")
+	only := flag.String("only", "", "run these, separated by commas: dev, state, runs, latency, memory, http")
 	asJSON := flag.Bool("json", false, "print one JSON object")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

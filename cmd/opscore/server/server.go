@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -94,14 +92,6 @@ func listenHTTP(addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("HTTP address %s cannot be used (choose another with --http-addr): %w", addr, err)
 	}
 	return l, nil
-}
-
-// TuneMemory trades memory for time in a process that is a server and nothing else: the live heap is small, and collecting it at every
-// doubling costs a tenth of the throughput. GOGC overrides it.
-func TuneMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
 }
 
 type server struct {
@@ -195,6 +185,7 @@ func (s *server) forget() {
 
 func (s *server) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { collectWhenIdle(ctx); return nil })
 	g.Go(func() error { return s.keeper.Run(ctx) })
 	if s.agents != nil {
 		g.Go(func() error { return s.agents.Run(ctx) })

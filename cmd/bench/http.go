@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	httpKey    = "bench-key"
+	httpConns  = 32 // keep-alive connections
+	httpAgents = 1000
+	httpTime   = 5 * time.Second
+	httpWarm   = time.Second
+	idleTime   = 25 * time.Second
+	idleConns  = 5000
+)
+
+// serveBare answers every request with a fixed body: what HTTP alone costs on this machine.
+func serveBare(ctx context.Context) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = io.WriteString(w, `{"status":"success","message":"State update accepted"}`)
+	})}
+	go func() {
+		<-ctx.Done()
+		_ = srv.Close()
+	}()
+	fmt.Println("ready", l.Addr())
+	return srv.Serve(l)
+}
+
+// request is one HTTP request as bytes, and the status that answers it.
+type request struct {
+	raw  []byte
+	want int
+}
+
+func newRequest(method, path, body string, want int) request {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\n", method, path, httpKey)
+	if body != "" {
+		fmt.Fprintf(&b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
+	}
+	b.WriteString("\r\n" + body)
+	return request{b.Bytes(), want}
+}
+
+// The three operations that are measured. N counts up, the connection is one of httpConns.
+func registerRequest(n int) request {
+	id := "http-" + strconv.Itoa(n%httpAgents)
+	return newRequest("POST", "/v1/opscore/internal/agent/notify", `{"event_type":"REGISTER","agent_details":{"agentId":"`+id+`","agentName":"LoadTestAgent-`+id+
+		`","version":"1.0","capabilities":["state_reporting"],"contactEndpoint":"http://fake-agent-`+id+`.local/run","metadata":{"load_test_user":"`+id+`"}}}`, http.StatusOK)
+}
+
+func stateRequest(n int) request {
+	id := "http-" + strconv.Itoa(n%httpAgents)
+	words := []string{"idle", "active", "error", "finished"}
+	return newRequest("POST", "/v1/opscore/agent/"+id+"/state", `{"agentId":"`+id+`","timestamp":"2026-11-22T10:00:00.123456+00:00","state":"`+words[n%4]+
+		`","details":{"load_test":true,"user":"user-`+id+`"}}`, http.StatusAccepted)
+}
+
+func readRequest(n int) request {
+	return newRequest("GET", "/v1/opscore/agent/http-"+strconv.Itoa(n%httpAgents)+"/state", "", http.StatusOK)
+}
+
+// hammer keeps httpConns connections busy for a while and returns the requests per second and their 99th percentile in ms.
+func hammer(ctx context.Context, addr string, make func(n int) request) (rate, p99 float64, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	var mu sync.Mutex
+	var waits []time.Duration
+	begin := time.Now()
+	measure, end := begin.Add(httpWarm), begin.Add(httpWarm+httpTime)
+	for conn := range httpConns {
+		g.Go(func() error {
+			mine, err := hammerOne(ctx, addr, func(i int) request { return make(conn + i*httpConns) }, measure, end)
+			mu.Lock()
+			waits = append(waits, mine...)
+			mu.Unlock()
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, 0, err
+	}
+	slices.Sort(waits)
+	return float64(len(waits)) / httpTime.Seconds(), float64(waits[len(waits)*99/100].Microseconds()) / 1000, nil
+}
+
+func hammerOne(ctx context.Context, addr string, make func(i int) request, measure, end time.Time) (waits []time.Duration, err error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	in := bufio.NewReader(conn)
+	for i := 0; ; i++ {
+		begin := time.Now()
+		if begin.After(end) {
+			return waits, nil
+		}
+		if err := exchange(conn, in, make(i)); err != nil {
+			return nil, err
+		}
+		if begin.After(measure) {
+			waits = append(waits, time.Since(begin))
+		}
+	}
+}
+
+func exchange(conn net.Conn, in *bufio.Reader, r request) error {
+	if _, err := conn.Write(r.raw); err != nil {
+		return err
+	}
+	answer, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return err
+	}
+	body, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != r.want {
+		err = fmt.Errorf("answered %s: %s", answer.Status, body)
+	}
+	return err
+}
+
+func benchHTTP(ctx context.Context, l *lab) ([]Figure, error) {
+	_, bareAddr, err := l.start("bare")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := l.startBus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn.Close()
+	if err := l.startRedis(ctx); err != nil {
+		return nil, err
+	}
+	cmd, addr, err := l.start("http", l.nats, l.redis)
+	if err != nil {
+		return nil, err
+	}
+	bare, _, err := hammer(ctx, bareAddr, stateRequest)
+	if err != nil {
+		return nil, fmt.Errorf("bare HTTP: %w", err)
+	}
+	var figures []Figure
+	for _, op := range []struct {
+		name, goal string
+		make       func(int) request
+	}{
+		{"register by the webhook", "≥ 4000 /s", registerRequest},
+		{"POST state → 202 after the commit", "≥ 5000 /s, p99 < 20 ms", stateRequest},
+		{"GET state", "≥ 10000 /s", readRequest},
+	} {
+		before := l.cpu()
+		rate, p99, err := hammer(ctx, addr, op.make)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", op.name, err)
+		}
+		figures = append(figures, Figure{
+			Name: op.name + ", 32 connections", Value: rate, Unit: "/s", Ratio: rate / bare, Baseline: "a bare net/http answer", Goal: op.goal,
+			Note: fmt.Sprintf("p99 %.1f ms; CPU seconds in %.0f s: %s", p99, (httpTime + httpWarm).Seconds(), l.cpu().since(before)),
+		})
+	}
+	idle, err := benchIdle(ctx, addr, cmd.Process.Pid)
+	return append(figures, idle), err
+}
+
+// benchIdle opens connections, sends one request on each, leaves them open, and looks when the server has noticed that it is idle.
+func benchIdle(ctx context.Context, addr string, pid int) (Figure, error) {
+	before, _, err := memory(pid)
+	if err != nil {
+		return Figure{}, err
+	}
+	conns := make([]net.Conn, 0, idleConns)
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}()
+	for i := range idleConns {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%4))}}
+		c, err := d.Dial("tcp", addr)
+		if err != nil {
+			return Figure{}, fmt.Errorf("connection %d: %w", i, err)
+		}
+		conns = append(conns, c)
+		if err := exchange(c, bufio.NewReader(c), readRequest(i)); err != nil {
+			return Figure{}, errors.Join(fmt.Errorf("connection %d", i), err)
+		}
+	}
+	if err := sleep(ctx, idleTime); err != nil {
+		return Figure{}, err
+	}
+	own, resident, err := memory(pid)
+	return Figure{
+		Name: "memory of a server with 5,000 idle connections", Value: own, Unit: "MiB", Goal: "< 150 MB",
+		Note: fmt.Sprintf("VmRSS %.0f MiB; before them %.0f MiB", resident, before),
+	}, err
+}
