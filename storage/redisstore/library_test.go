@@ -18,7 +18,7 @@ import (
 // TestLibraryChangesWithItsVersion holds the source of the library to its version. After a change that was released
 // before: raise the version, in opscore.lua and library.go. Then enter the new sum.
 func TestLibraryChangesWithItsVersion(t *testing.T) {
-	const version, sum = "v1", "8db9a2babbad7941"
+	const version, sum = "v1", "fcd6e3133e277ee7"
 	got := sha256.Sum256([]byte(library))
 	if hex.EncodeToString(got[:8]) != sum {
 		t.Errorf("opscore.lua has the sum %x; raise its version, unless %s was never released", got[:8], version)

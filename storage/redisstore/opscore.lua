@@ -59,11 +59,16 @@ local function commit(keys, argv)
     end
     a = a + 2
   end
-  for k = docs + adds + removes + 1, #keys do
-    if call('RPUSH', keys[k], argv[a + 1]) > tonumber(argv[a]) then
-      call('LTRIM', keys[k], '-' .. argv[a], -1)
+  local k = docs + adds + removes + 1
+  while k <= #keys do -- entries of one log that follow each other go in together
+    local log, cap, entries = keys[k], argv[a], {}
+    repeat
+      entries[#entries + 1] = argv[a + 1]
+      k, a = k + 1, a + 2
+    until keys[k] ~= log or argv[a] ~= cap or #entries == 256
+    if call('RPUSH', log, unpack(entries)) > tonumber(cap) then
+      call('LTRIM', log, '-' .. cap, -1)
     end
-    a = a + 2
   end
   return 1
 end
