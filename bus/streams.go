@@ -57,13 +57,20 @@ func (c *Conn) EnsureStreams(ctx context.Context, cfg StreamConfig) error {
 
 func (c *Conn) ensureAll(ctx context.Context, cfg StreamConfig) error {
 	factor := 1.0
-	if missing, err := c.anyMissing(ctx, cfg); err != nil {
+	missing, err := c.anyMissing(ctx, cfg)
+	if err != nil {
 		return fmt.Errorf("bus: look for the streams: %w", err)
-	} else if missing {
+	}
+	if missing {
 		if factor, err = c.scale(ctx, cfg); err != nil {
 			return fmt.Errorf("bus: ask for the limits of JetStream: %w", err)
 		}
 	}
+	defer func() {
+		if missing {
+			c.dropProbe(ctx)
+		}
+	}()
 	for _, want := range cfg.streams(factor) {
 		if err := c.ensureStream(ctx, want); err != nil {
 			return fmt.Errorf("bus: stream %s: %w", want.Name, err)
@@ -186,23 +193,35 @@ const probeStream = "OPSCORE_PROBE"
 
 // probe finds by trial the largest power of 1/2 that lets twice the streams fit. When the server refuses for any other reason it
 // returns 1, and the creation of the streams will say why.
+//
+// It gives the room back but leaves the probe for [Conn.dropProbe]: after the last stream of an account was deleted the server removes the account's
+// folder in the background, and fails to create a stream in it at that moment.
 func (c *Conn) probe(ctx context.Context, cfg StreamConfig, total int64) float64 {
 	for factor := 1.0; factor > 1.0/(1<<16); factor /= 2 {
-		_, err := c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		probe := jetstream.StreamConfig{
 			Name: probeStream, MaxBytes: int64(2 * float64(total) * factor), Replicas: max(cfg.Replicas, 1), Storage: jetstream.FileStorage,
-		})
+		}
+		_, err := c.js.CreateOrUpdateStream(ctx, probe)
 		if isNoRoom(err) {
 			continue
 		}
 		if err != nil {
 			return 1
 		}
-		if err := c.js.DeleteStream(ctx, probeStream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			c.log.Warn("stream made to find out the limits cannot be deleted", "stream", probeStream, "err", err)
+		probe.MaxBytes = 1
+		if _, err := c.js.UpdateStream(ctx, probe); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			c.log.Warn("stream made to find out the limits cannot be made small", "stream", probeStream, "err", err)
 		}
 		return factor
 	}
 	return 1
+}
+
+// dropProbe removes what a probe has left. Another process may have done so.
+func (c *Conn) dropProbe(ctx context.Context) {
+	if err := c.js.DeleteStream(ctx, probeStream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		c.log.Warn("stream made to find out the limits cannot be deleted", "stream", probeStream, "err", err)
+	}
 }
 
 // The server's error codes for a stream that does not fit.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/opspawn/opscore/bus"
@@ -141,5 +142,46 @@ func TestStreamsFitIntoHalfOfTheStore(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The server removes the folder of an account in the background when its last stream was deleted, and cannot create one at that moment: what was made to
+// find out the limits goes last.
+func TestTheProbeIsDeletedAfterTheStreamsWereCreated(t *testing.T) {
+	url := plainServer(t, &server.Options{JetStream: true, JetStreamMaxStore: 1 << 30, JetStreamMaxMemory: 1 << 20})
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	said, err := nc.SubscribeSync("$JS.EVENT.ADVISORY.STREAM.*.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := bus.Connect(testContext(t), bus.Config{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.EnsureStreams(testContext(t), bus.StreamConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	for created := 0; ; {
+		m, err := said.NextMsg(10 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch what := strings.TrimPrefix(m.Subject, "$JS.EVENT.ADVISORY.STREAM."); {
+		case what == "DELETED.OPSCORE_PROBE":
+			if created != 5 {
+				t.Errorf("the probe is deleted when %d streams were created, want 5", created)
+			}
+			return
+		case strings.HasPrefix(what, "CREATED."):
+			created++
+		}
 	}
 }
