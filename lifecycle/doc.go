@@ -9,6 +9,7 @@
 //   - The gate of an agent ([Gate]), the only source of "free". It is a document of its own, because package workflow writes it
 //     too, through the methods here, in the Txn that takes or frees a slot.
 //   - The index of free agents per capability, which follows the gate ([FreeOps]).
+//   - The timers of attempts that were ended by a state of their agent, which follow the gate too ([EndOps]).
 //   - The positions of the streams, and the epoch ([Keeper]).
 //
 // Reducers are pure: [Record] and [Gate] know no store, no clock and no connection. [Service] is what drives them: it
@@ -84,4 +85,26 @@
 //	Unheard           no_responder   -              -          -              no_responder   no_responder   no_responder
 //	Answered          -              -              -          free           free           -              -
 //	a second passes   -              -              -          free           free           -              -
+//
+// # What ends an attempt of an agent that knows no result event
+//
+// While such an agent holds an attempt, each of its states is taken into the [Trace] of the attempt that it is about, by [Gate.Witness],
+// and not only the newest one: a record folds states away, and a late one is none of its business. Workflow is woken, and has a timer in
+// the same Txn, when the attempt has ended.
+//
+// The attempt was assigned at 20 and is at work since 25, except in the first column; the state is said at 30. Cells are what it does to
+// the attempt, "-" is nothing. "Noted" is a state of rest that ends the attempt when it turns out that it was at work before.
+//
+//	state                       names                           nothing said yet   works       works, and holds another one
+//	active, busy                nothing                         works              -           -
+//	idle, finished, completed   nothing                         noted              completed   -
+//	error                       nothing                         failed             failed      -
+//	others                      nothing                         -                  -           -
+//	active, busy                it                              works              -           -
+//	idle, finished, completed   it                              completed          completed   completed
+//	error                       it                              failed             failed      failed
+//	others                      it                              -                  -           -
+//	any                         another one                     -                  -           -
+//	idle, finished, completed   nothing, said before the work   noted              noted       -
+//	any                         it, before its base             -                  -           -
 package lifecycle

@@ -38,7 +38,28 @@ func (h *Held) encode(o *event.Object) {
 	o.OptString("token", h.Token)
 	o.OptString("instance", h.Instance)
 	o.OptTime("drain", h.Drain)
+	o.OptString("delivery", string(h.Delivery))
+	if h.Trace != nil {
+		o.Object("trace", func() { h.Trace.encode(o) })
+	}
 	o.End()
+}
+
+func (t *Trace) encode(o *event.Object) {
+	o.Int("base", int64(t.Base))
+	o.OptInt("active", int64(t.Active))
+	t.Rest.encode(o, "rest")
+	t.Error.encode(o, "error")
+}
+
+func (w *Word) encode(o *event.Object, name string) {
+	if *w != (Word{}) {
+		o.Object(name, func() {
+			o.Int("seq", int64(w.Seq))
+			o.Time("at", w.At)
+			o.String("state", w.State)
+		})
+	}
 }
 
 // encode returns the record as event.Marshal does, in a fraction of its time: it is written with every state that is reported.

@@ -18,7 +18,11 @@ func TestEncodeIsMarshal(t *testing.T) {
 	fullGate := &Gate{
 		Agent: "a", Registered: true, Instance: "i", Slots: 2, Caps: []string{"c", ""}, Version: "1", Labels: map[string]string{"k": "v"},
 		Delivery: event.DeliveryHTTP, Cordoned: true, Open: true, Word: "idle", Silent: true, Until: at, Misses: 3,
-		Held: []Held{{AttemptRef: ref, Instance: "i", Drain: at}, {}}, Released: at, Used: 12, Listed: true,
+		Held: []Held{
+			{AttemptRef: ref, Instance: "i", Drain: at, Delivery: event.DeliveryAgentKit, Trace: &Trace{
+				Base: 4, Active: 5, Rest: Word{Seq: 6, At: at, State: "idle"}, Error: Word{Seq: 7, At: at, State: "ERROR"},
+			}}, {Trace: &Trace{}}, {},
+		}, Released: at, Used: 12, Listed: true,
 	}
 	fullRecord := &Record{
 		Version: 3, Era: 1, EraAt: at, Top: mark, Reg: &Registration{Mark: mark, Event: register}, Firsts: []Mark{mark, {}},

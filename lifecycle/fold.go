@@ -18,7 +18,7 @@ type fold struct {
 
 	recordChanged, gateChanged bool
 	handBack                   bool
-	woken                      bool // the gate became free
+	woken                      bool // the gate became free, or what it holds has ended
 	wasRegistered, wasEarly    bool
 	early                      bool // there is room for one more agent that reports before it registers
 	crowded                    bool // there was none, and this one was turned away
@@ -53,17 +53,23 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 		if verdict == Applied {
 			f.recordChanged = true
 		}
-		// A message that comes again was recorded the first time, unless it was never applied: a late one is, once.
-		if !f.crowded && (verdict == Applied || it.msg.Delivered <= 1) {
+		heard := false
+		if state, ok := it.event.(*event.State); ok {
+			heard = gate.Witness(state, it.mark)
+		}
+		// A message that comes again was recorded the first time, unless it was never applied: a late one is, once. The state that ends an
+		// attempt is looked up there.
+		if !f.crowded && (verdict == Applied || heard || it.msg.Delivered <= 1) {
 			f.record(it)
 		}
 		f.answers[i] = f.outcome(it, verdict)
 	}
 	if f.recordChanged || f.gateStale() {
-		changed, handBack := b.gate.Follow(b.record, true)
-		f.gateChanged, f.handBack = changed, handBack
+		_, f.handBack = b.gate.Follow(b.record, true)
 	}
-	f.woken = f.gateChanged && b.gate.Free(now) && (!f.before.Free(now) || !slices.Equal(f.before.Caps, b.gate.Caps))
+	f.gateChanged = !b.gate.same(&f.before)
+	ended, _ := EndOps(&f.before, b.gate, now)
+	f.woken = len(ended) > 0 || f.gateChanged && b.gate.Free(now) && (!f.before.Free(now) || !slices.Equal(f.before.Caps, b.gate.Caps))
 	return f, nil
 }
 
@@ -161,6 +167,8 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 	t.If = append(t.If, storage.Cond{Key: GateKey(b.id), Rev: b.gateRev})
 	if f.gateChanged {
 		t.IndexAdd, t.IndexRemove = FreeOps(&f.before, b.gate, now)
+		add, remove := EndOps(&f.before, b.gate, now)
+		t.IndexAdd, t.IndexRemove = append(t.IndexAdd, add...), append(t.IndexRemove, remove...)
 		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: b.gate.Encode()})
 	}
 	if f.handBack {

@@ -36,8 +36,10 @@ type Gate struct {
 // Held is one slot in use.
 type Held struct {
 	event.AttemptRef
-	Instance string    `json:"instance,omitzero"` // process the attempt was given to
-	Drain    time.Time `json:"drain,omitzero"`    // the attempt is over for its run; the slot is freed when the cancel is confirmed, or then
+	Instance string         `json:"instance,omitzero"` // process the attempt was given to
+	Drain    time.Time      `json:"drain,omitzero"`    // the attempt is over for its run; the slot is freed when the cancel is confirmed, or then
+	Delivery event.Delivery `json:"delivery,omitzero"` // how the attempt was given, empty for NATS
+	Trace    *Trace         `json:"trace,omitzero"`    // of an agent that knows no result event
 }
 
 // Free reports whether the agent may be given one more task now.
@@ -124,14 +126,23 @@ func (g *Gate) hear(p *Report) {
 func (g *Gate) same(o *Gate) bool {
 	return g.Registered == o.Registered && g.Instance == o.Instance && g.Slots == o.Slots && g.Version == o.Version &&
 		g.Delivery == o.Delivery && g.Cordoned == o.Cordoned && g.Open == o.Open && g.Silent == o.Silent &&
-		(g.Open || g.Word == o.Word) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels)
+		(g.Open || g.Word == o.Word) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels) &&
+		slices.EqualFunc(g.Held, o.Held, func(a, b Held) bool { return a.Trace.same(b.Trace) })
+}
+
+// Via is how the agent is given tasks: empty for NATS.
+func (g *Gate) Via() event.Delivery {
+	if g.Delivery == event.DeliveryNATS {
+		return ""
+	}
+	return g.Delivery
 }
 
 // Take holds a slot for an attempt. Taking it again changes nothing.
 func (g *Gate) Take(ref event.AttemptRef, instance string, now time.Time) {
 	if g.find(ref) < 0 {
 		ref.Token = "" // the number is enough to know the attempt by
-		g.Held = append(slices.Clone(g.Held), Held{AttemptRef: ref, Instance: instance})
+		g.Held = append(slices.Clone(g.Held), Held{AttemptRef: ref, Instance: instance, Delivery: g.Via()})
 		g.Used = now.UnixMicro()
 	}
 }
@@ -169,6 +180,14 @@ func (g *Gate) Draining(ref event.AttemptRef) (until time.Time, ok bool) {
 		return time.Time{}, false
 	}
 	return g.Held[i].Drain, true
+}
+
+// Find returns the slot that is held for the attempt, to be read, or nil.
+func (g *Gate) Find(ref event.AttemptRef) *Held {
+	if i := g.find(ref); i >= 0 {
+		return &g.Held[i]
+	}
+	return nil
 }
 
 // Holds reports whether a slot is held for the attempt.

@@ -250,7 +250,7 @@ func (h *history) act(t *rapid.T) (changed bool) {
 	place := lifecycle.Mark{Seq: h.seq, At: h.now}
 	ref := attempt(rapid.IntRange(max(1, h.tries-3), h.tries+1).Draw(t, "attempt"))
 	switch what := rapid.SampledFrom([]string{
-		"register", "deregister", "say", "say", "say", "cordon", "take", "take", "take", "release", "drain", "reject", "unheard", "answered",
+		"register", "deregister", "say", "say", "say", "cordon", "take", "take", "take", "watch", "release", "drain", "reject", "unheard", "answered",
 	}).Draw(t, "act"); what {
 	case "register":
 		e := registered(rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "instance"))
@@ -260,7 +260,11 @@ func (h *history) act(t *rapid.T) (changed bool) {
 	case "deregister":
 		h.record.Apply(deregistered(), place)
 	case "say":
-		h.record.Apply(said("", rapid.SampledFrom([]string{"idle", "busy", "error"}).Draw(t, "word")), place)
+		word := said("", rapid.SampledFrom([]string{"idle", "busy", "error"}).Draw(t, "word"))
+		h.record.Apply(word, place)
+		witnessed := h.gate.Witness(word, place)
+		followed, _ := h.gate.Follow(h.record, true)
+		return witnessed || followed
 	case "cordon":
 		kind := rapid.SampledFrom([]event.CommandKind{event.KindAgentCordon, event.KindAgentUncordon}).Draw(t, "kind")
 		h.record.Apply(command(kind), place)
@@ -271,6 +275,9 @@ func (h *history) act(t *rapid.T) (changed bool) {
 		h.tries++
 		h.gate.Take(attempt(h.tries), h.gate.Instance, h.now)
 		h.taken = true
+		return true
+	case "watch":
+		h.gate.Watch(ref, h.seq)
 		return true
 	case "release":
 		h.gate.Release(ref, rapid.SampledFrom([]time.Time{{}, h.now}).Draw(t, "result"))

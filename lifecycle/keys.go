@@ -18,7 +18,7 @@ func HistoryLog(agent string) storage.Log { return storage.Log("agent/" + agent)
 const (
 	AgentIndex storage.Index = "agents"       // registered agents by id, all with score 0
 	earlyIndex storage.Index = "early"        // agents that have only reported, by when the report expires
-	HandBack   storage.Index = "due/workflow" // workflow's timers: an agent's new epoch is announced there
+	HandBack   storage.Index = "due/workflow" // workflow's timers: an agent's new epoch, and the end of an attempt, is announced there
 )
 
 // HandBackMember is the timer member that tells workflow to take back what an agent's earlier process held.

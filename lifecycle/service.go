@@ -35,7 +35,7 @@ type Config struct {
 	Store storage.Store
 	Bus   *bus.Conn
 	Log   *slog.Logger
-	// Wake is told, after the commit, of agents that became free. It must not block.
+	// Wake is told, after the commit, of agents that became free or have ended an attempt. It must not block.
 	Wake func(agents []string)
 	// Crash is called at named points, for fault tests.
 	Crash func(point string)

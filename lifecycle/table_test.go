@@ -25,9 +25,10 @@ func TestTablesOfThePackageComment(t *testing.T) {
 	}
 	want := string(text)
 	for heading, table := range map[string]string{
-		"# What an event does to a record": recordTable(),
-		"# What a word does to a gate":     wordTable(),
-		"# What an act does to a gate":     actTable(),
+		"# What an event does to a record":                              recordTable(),
+		"# What a word does to a gate":                                  wordTable(),
+		"# What an act does to a gate":                                  actTable(),
+		"# What ends an attempt of an agent that knows no result event": traceTable(),
 	} {
 		if want, err = withTable(want, heading, table); err != nil {
 			t.Fatal(err)

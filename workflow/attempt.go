@@ -77,7 +77,7 @@ func refOf(e event.Event) (ref event.AttemptRef, instance string) {
 
 // adopt takes over an attempt that the store has lost with a regression.
 func (d *decider) adopt(t *RunTask, agent string, ref event.AttemptRef, instance string) {
-	t.Attempt, t.Agent, t.Token, t.Process = ref.Attempt, agent, ref.Token, instance
+	t.Attempt, t.Agent, t.Token, t.Process, t.Delivery = ref.Attempt, agent, ref.Token, instance, ""
 	t.State, t.Class = event.TaskRunning, ""
 	t.Assigned, t.Renewed = d.at.Now, d.at.Now
 	t.Lease = d.at.Now.Add(d.timeout(t.ID))
@@ -243,11 +243,26 @@ func (d *decider) tickAssigned(t *RunTask, in *Tick) {
 	case in.Accepted == t.Attempt:
 		d.running(t)
 	case in.Intake.Before(t.AcceptBy):
-		d.out.Ask = t.ID
-		d.lookAgain(t, d.at.Now.Add(AskAgain))
+		if !t.once() {
+			d.out.Ask = t.ID
+		}
+		again := d.at.Now.Add(AskAgain)
+		if t.Delivery != "" {
+			again = earlier(d.at.Now.Add(PushAskAgain), t.AcceptBy)
+		}
+		d.lookAgain(t, again)
+	case t.once():
+		d.running(t) // it was asked, or perhaps not, but must not be asked again: whether it is at work only its lease can tell
 	default:
-		d.giveUp(t, "not_accepted", "the agent did not accept the task within "+event.AcceptDeadline.String())
+		d.giveUp(t, "not_accepted", "the agent did not accept the task within "+t.AcceptBy.Sub(t.Assigned).String())
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // lookAgain arms the timer for a time that has not come, but not for one that has.

@@ -16,6 +16,7 @@ type input struct {
 	in     Input
 	msg    *bus.Msg         // nil for timers and answers to requests
 	start  *event.RunStart  // a start whose definition is not resolved yet
+	at     time.Time        // stream timestamp of what is no message itself, but follows from one
 	answer *event.Outcome   // what its caller hears after the commit
 	timer  *storage.IndexOp // the due entry it came from
 	gate   *gateInput       // about an agent's gate alone
@@ -43,6 +44,7 @@ type view struct {
 	apart   bool                   // each change goes out alone
 	unsure  []*input               // decided to do nothing, on the word of a document that was only remembered
 	removes []storage.IndexOp      // entries to remove on their own, conditional on their score
+	base    *uint64                // last sequence of StreamAgent, once it was needed
 
 	landed    chan []error      // the outcomes, once it was launched
 	head      []storage.Txn     // the session's own Txn, when it is due
@@ -60,10 +62,9 @@ type change struct {
 	gatesBefore   map[string]*lifecycle.Gate // as they were when the change began
 	docs          []document
 	conds         []storage.Cond
-	listed        []string        // definitions that become known
-	assigned      []string        // tasks that were given to an agent by this change
-	ask           []string        // tasks whose agent is asked again
-	push          map[string]bool // agents among them that are not reached over NATS
+	listed        []string // definitions that become known
+	assigned      []string // tasks that were given to an agent by this change
+	ask           []string // tasks whose agent is asked again
 	drains        []SlotChange
 	cause         string // of the fact
 	remove        []storage.IndexOp
@@ -79,16 +80,6 @@ type document struct {
 
 func (c *change) empty() bool {
 	return c.after == c.before && len(c.gates) == 0 && len(c.docs) == 0 && len(c.remove) == 0
-}
-
-// reach notes how an agent is asked.
-func (c *change) reach(g *lifecycle.Gate) {
-	if g.Delivery != "" && g.Delivery != event.DeliveryNATS {
-		if c.push == nil {
-			c.push = make(map[string]bool, 1)
-		}
-		c.push[g.Agent] = true
-	}
 }
 
 // gate returns a gate for changing: a copy that belongs to this change.
@@ -175,14 +166,19 @@ func (o *indexOps) task(run string, before, after *RunTask) {
 	}
 }
 
-func (o *indexOps) gate(before, after *lifecycle.Gate, now time.Time) {
-	add, remove := lifecycle.FreeOps(before, after, now)
+func (o *indexOps) take(add, remove []storage.IndexOp) {
 	for _, op := range add {
 		o.addScore(op.Index, op.Member, op.Score)
 	}
 	for _, op := range remove {
 		o.remove(op.Index, op.Member)
 	}
+}
+
+func (o *indexOps) gate(before, after *lifecycle.Gate, now time.Time) {
+	add, remove := lifecycle.FreeOps(before, after, now)
+	o.take(add, remove)
+	o.take(lifecycle.EndOps(before, after, now))
 	if after.Until.After(now) {
 		o.add(dueIndex, timer(timerBackoff, after.Agent), after.Until)
 	}

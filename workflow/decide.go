@@ -13,6 +13,7 @@ const (
 	DefaultTimeout = 5 * time.Minute // of a task without timeoutSeconds
 	LegacyTimeout  = time.Hour       // of a run started over the old API, and of its tasks' wait for an agent
 	AskAgain       = time.Second     // an attempt that nobody answered for is asked again so often
+	PushAskAgain   = 5 * time.Second // the same, of an agent that is reached by HTTP
 	CancelGrace    = 10 * time.Second
 	LookAgain      = time.Second // when intake is behind the clock
 )
@@ -41,7 +42,8 @@ type Cancel struct{ Reason string }
 // Assign gives a ready task to an agent.
 type Assign struct {
 	TaskID, Agent, Instance, Token string
-	Above                          int // the attempt's number is above this
+	Delivery                       event.Delivery // how it is given, empty for NATS
+	Above                          int            // the attempt's number is above this
 }
 
 // Refused says that an attempt never reached its agent: it was rejected, or nobody answered on the agent's subject.
@@ -302,8 +304,13 @@ func (d *decider) assign(in *Assign) {
 	}
 	t.Attempt = max(t.Attempt, in.Above) + 1
 	t.State, t.Agent, t.Token, t.Process = event.TaskAssigned, in.Agent, in.Token, in.Instance
-	t.Assigned, t.AcceptBy, t.Lease = d.at.Now, d.at.Now.Add(event.AcceptDeadline), d.at.Now.Add(d.timeout(t.ID))
-	t.Look, t.Renewed = d.at.Now.Add(AskAgain), d.at.Now
+	t.Delivery, t.Lease = in.Delivery, d.at.Now.Add(d.timeout(t.ID))
+	t.Assigned, t.Renewed = d.at.Now, d.at.Now
+	t.AcceptBy, t.Look = d.at.Now.Add(event.AcceptDeadline), d.at.Now.Add(AskAgain)
+	if t.Delivery != "" {
+		t.AcceptBy = earlier(d.at.Now.Add(event.PushDeadline), t.Lease)
+		t.Look = earlier(d.at.Now.Add(PushAskAgain), t.AcceptBy)
+	}
 	t.Class, t.Percent, t.Message = "", nil, ""
 	if t.Started.IsZero() {
 		t.Started = d.at.Now

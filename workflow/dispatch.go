@@ -115,7 +115,9 @@ func (e *Engine) assignReady(ctx context.Context, v *view, c *change) error {
 			k.backlog = true
 			continue
 		}
-		e.assign(v, c, c.after.Tasks[i].ID, gate)
+		if err := e.assign(ctx, v, c, c.after.Tasks[i].ID, gate); err != nil {
+			return err
+		}
 		if gate.Free(v.now) { // it has more slots, and is the most recently used now
 			k.offer(gate.Agent)
 		}
@@ -190,19 +192,27 @@ func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
 }
 
 // assign gives one ready task to an agent whose gate was picked.
-func (e *Engine) assign(v *view, c *change, taskID string, gate *lifecycle.Gate) {
-	in := &Assign{TaskID: taskID, Agent: gate.Agent, Instance: gate.Instance, Token: string(e.revs.Next())}
+func (e *Engine) assign(ctx context.Context, v *view, c *change, taskID string, gate *lifecycle.Gate) error {
+	in := &Assign{TaskID: taskID, Agent: gate.Agent, Instance: gate.Instance, Token: string(e.revs.Next()), Delivery: gate.Via()}
 	if epoch := e.cfg.Keeper.Epoch(); !c.after.Created.After(epoch.At) {
 		in.Above = int(epoch.N) * attemptSkip // attempts that the store has lost may have had the numbers below
 	}
 	d := Decide(c.def, c.after, in, At{Now: v.now})
 	if d.Run == nil {
-		return
+		return nil
+	}
+	t := d.Run.Find(taskID)
+	gate.Take(t.ref(d.Run.ID), gate.Instance, v.now)
+	if t.once() {
+		base, err := e.agentBase(ctx, v)
+		if err != nil {
+			return err
+		}
+		gate.Watch(t.ref(d.Run.ID), base)
 	}
 	c.after = d.Run
-	gate.Take(d.Run.Find(taskID).ref(d.Run.ID), gate.Instance, v.now)
 	c.assigned = append(c.assigned, taskID)
-	c.reach(gate)
+	return nil
 }
 
 // attemptSkip is how far attempt numbers skip ahead with each regression of the store.
@@ -270,7 +280,9 @@ func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) 
 			}
 			return nil // parked
 		}
-		e.assign(v, c, h.task, gate)
+		if err := e.assign(ctx, v, c, h.task, gate); err != nil {
+			return err
+		}
 		if gate.Free(v.now) {
 			k.offer(gate.Agent)
 		}

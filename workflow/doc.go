@@ -48,7 +48,9 @@
 //	                f|run|version              a final fact that is not known to be published
 //	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
 //	                b|agent                    an agent whose back-off ends
-//	                g|agent                    an agent whose process was replaced
+//	                g|agent                    of lifecycle: an agent whose process was replaced
+//	                e|agent|run|task|attempt|seq
+//	                                           of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results
 //
 // # Goroutines
 //
@@ -168,6 +170,30 @@
 //	                                  failed                refused: not_allowed_now
 //	                                  cancelled             -
 //	                                  others                cancelled
+//
+// # What the way to an agent changes
+//
+// The task is assigned. An agent that is reached by HTTP has more time to accept, but not more than its lease. An agent that takes each
+// request for a new one, because it knows no attempts (agentkit), is asked once, by the replica that committed the assignment: when that
+// is overdue it may be at work. Its attempt is ended by its states, which lifecycle watches; what they mean becomes a result, and goes the
+// way of all results.
+//
+//	EVENT                          REACHED BY  RESULT
+//	timer, 1 s                     nats        looked at later; asked again
+//	                               others      -
+//	timer, 5 s                     nats        retrying; slot drains
+//	                               agentkit    looked at later
+//	                               others      looked at later; asked again
+//	timer, 5 s, accepted is known  any         running
+//	timer, 15 s, intake behind     agentkit    looked at later
+//	                               others      looked at later; asked again
+//	timer, 15 s                    agentkit    running
+//	                               others      retrying; slot drains
+//	timer, 3 s, its lease is over  nats        looked at later; asked again
+//	                               agentkit    running
+//	                               others      retrying; slot drains
+//	rejected                       any         ready; slot freed, agent backs off
+//	no responder                   any         ready; slot freed, agent out of rotation
 //
 // # What happens to a run
 //

@@ -24,7 +24,9 @@ func (e *Engine) act(c *change) {
 		e.request(ctx, c, id, false)
 	}
 	for _, s := range c.drains {
-		e.cancel(s.Agent, s.Ref, "the attempt is over")
+		if held := c.gates[s.Agent].Find(s.Ref); held != nil { // it may have been freed by the same change
+			e.cancel(s.Agent, s.Ref, held.Delivery, "the attempt is over")
+		}
 	}
 	if len(c.assigned)+len(c.ask) > 0 {
 		e.cfg.Crash("workflow-after-request")
@@ -88,7 +90,8 @@ func (e *Engine) sendWake() {
 
 // request asks an agent to take the attempt that was committed. The answer comes to heard; no answer needs none, the task's timer asks again.
 //
-// Only the first time no responder means that the attempt never reached the agent: later it may be at work, and reconnecting.
+// Only the first time no responder means that the attempt never reached the agent: later it may be at work, and reconnecting. An agent that must be
+// asked only once is asked by the replica that committed the attempt, right here, and never again.
 func (e *Engine) request(ctx context.Context, c *change, taskID string, first bool) {
 	t := c.after.Find(taskID)
 	if t == nil || t.State != event.TaskAssigned {
@@ -96,7 +99,10 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 	}
 	in, err := e.taskInput(ctx, c, taskID)
 	if err != nil {
-		e.cfg.Log.Warn("task not sent, it is asked again", "run_id", c.after.ID, "task_id", taskID, "err", err)
+		e.cfg.Log.Warn("task not sent", "run_id", c.after.ID, "task_id", taskID, "err", err)
+		if t.once() { // the others are asked again
+			e.inbox.add(&input{run: c.after.ID, in: &Refused{Ref: t.ref(c.after.ID)}})
+		}
 		return
 	}
 	def := c.def.Find(taskID)
@@ -105,16 +111,24 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.AgentCapability,
 		Input: in, Token: t.Token, Instance: t.Process, Deadline: t.Lease.UTC(), PreviousError: t.Error,
 	})
-	ref, agent := t.ref(c.after.ID), t.Agent
-	subject := event.TaskSubject
-	if c.push[agent] {
-		subject = event.PushSubject
+	ref, agent, once := t.ref(c.after.ID), t.Agent, t.once()
+	subject, timeout := event.TaskSubject, event.AcceptDeadline
+	if t.Delivery != "" {
+		subject, timeout = event.PushSubject, event.PushDeadline
 	}
-	e.cfg.Bus.Request(subject(event.MustToken(agent)), body, event.AcceptDeadline, func(data []byte, err error) {
-		if first || !errors.Is(err, nats.ErrNoResponders) {
+	e.cfg.Bus.Request(subject(event.MustToken(agent)), body, timeout, func(data []byte, err error) {
+		switch {
+		case once && neverSent(err):
+			e.inbox.add(&input{run: ref.RunID, in: &Refused{Ref: ref}})
+		case first || !errors.Is(err, nats.ErrNoResponders):
 			e.heard(agent, ref, data, err)
 		}
 	})
+}
+
+// neverSent reports whether a request failed before any of it left: the connection was down, or too many wait for an answer.
+func neverSent(err error) bool {
+	return errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, bus.ErrTooManyRequests)
 }
 
 // taskInput is what a task is given: the first one the input of the run, if there is any, and each other its parameters.
@@ -154,7 +168,7 @@ func (e *Engine) heard(agent string, ref event.AttemptRef, data []byte, err erro
 	case errors.Is(err, nats.ErrNoResponders):
 		e.inbox.add(&input{run: ref.RunID, in: &Refused{Ref: ref, Silent: true}})
 	case err != nil:
-		// The task's timer asks again.
+		// The task's timer asks again, or takes it for accepted.
 	case event.Unmarshal(data, &answer) != nil:
 		e.cfg.Log.Warn("agent answered a task with something else than an answer", "agent", agent, "run_id", ref.RunID, "task_id", ref.TaskID)
 	case answer.Status == event.AnswerAccepted:
@@ -165,10 +179,18 @@ func (e *Engine) heard(agent string, ref event.AttemptRef, data []byte, err erro
 	}
 }
 
-// cancel tells an agent to stop an attempt. Its answer, whatever it is, frees the slot.
-func (e *Engine) cancel(agent string, ref event.AttemptRef, reason string) {
+// cancel tells an agent to stop an attempt. Its answer, whatever it is, frees the slot. Old agents know no cancel: their slots are freed when
+// they are at rest again, or when the grace is over.
+func (e *Engine) cancel(agent string, ref event.AttemptRef, via event.Delivery, reason string) {
+	subject := event.CancelSubject
+	switch via {
+	case event.DeliveryAgentKit:
+		return
+	case event.DeliveryHTTP, event.DeliveryPoll:
+		subject = event.PushCancelSubject
+	}
 	body := event.MustMarshal(&event.Cancel{RunID: ref.RunID, TaskID: ref.TaskID, Attempt: ref.Attempt, Reason: reason})
-	e.cfg.Bus.Request(event.CancelSubject(event.MustToken(agent)), body, AskAgain, func(data []byte, err error) {
+	e.cfg.Bus.Request(subject(event.MustToken(agent)), body, AskAgain, func(data []byte, err error) {
 		var answer event.CancelAnswer
 		if err == nil && event.Unmarshal(data, &answer) == nil && answer.Status != "" {
 			e.inbox.add(&input{gate: &gateInput{agent: agent, ref: ref, kind: gateConfirmed}})

@@ -45,6 +45,7 @@ func (t *RunTask) encode(o *event.Object) {
 	o.OptString("agent", t.Agent)
 	o.OptString("token", t.Token)
 	o.OptString("process", t.Process)
+	o.OptString("delivery", string(t.Delivery))
 	o.OptTime("ready", t.Ready)
 	o.OptTime("assigned", t.Assigned)
 	o.OptTime("started", t.Started)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/agent"
@@ -35,36 +36,50 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	conn := bustest.Conn(t)
-	u := &url.URL{Scheme: "file", Opaque: filepath.Join(t.TempDir(), "opscore.db")}
-	store, err := boltstore.Driver.Open(ctx, u)
+	b, stop := replica(t, bustest.Conn(t), boltStore(t), nil)
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// boltStore opens an empty store that is closed when the test ends.
+func boltStore(t *testing.T) storage.Store {
+	t.Helper()
+	store, err := boltstore.Driver.Open(t.Context(), &url.URL{Scheme: "file", Opaque: filepath.Join(t.TempDir(), "opscore.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return store
+}
+
+// replica starts a replica, which runs until stop is called; stop returns what its services say.
+func replica(t *testing.T, conn *bus.Conn, store storage.Store, crash func(point string)) (b *bundle, stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	keeper := lifecycle.NewKeeper(store, conn, log, func() {})
 	if err := keeper.Check(ctx); err != nil {
 		t.Fatal(err)
 	}
-	engine := workflow.NewEngine(workflow.Config{Store: store, Bus: conn, Keeper: keeper, Log: log})
+	engine := workflow.NewEngine(workflow.Config{Store: store, Bus: conn, Keeper: keeper, Log: log, Crash: crash})
 	life := lifecycle.New(lifecycle.Config{Store: store, Bus: conn, Log: log, Wake: engine.Wake})
-	done := make(chan error, 3)
+	var g errgroup.Group
 	for _, run := range []func(context.Context) error{keeper.Run, engine.Run, life.Run} {
-		go func() { done <- run(ctx) }()
+		g.Go(func() error { return run(ctx) })
 	}
-	t.Cleanup(func() {
+	b = &bundle{conn: conn, store: store, agents: lifecycle.NewQueries(store), runs: workflow.NewQueries(store), engine: engine}
+	return b, func() error {
 		cancel()
-		for range cap(done) {
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
-		if err := store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &bundle{conn: conn, store: store, agents: lifecycle.NewQueries(store), runs: workflow.NewQueries(store), engine: engine}
+		return g.Wait()
+	}
 }
 
 // call sends a command and fails the test unless it is accepted.

@@ -220,7 +220,7 @@ func sortInputs(inputs []*input) {
 
 // decide takes one input into a change.
 func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) error {
-	at := At{Now: v.now, Random: rand.Float64()}
+	at := At{Now: v.now, Stream: in.at, Random: rand.Float64()}
 	if in.msg != nil {
 		at.Seq, at.Stream = in.msg.Seq, in.msg.Time
 	}
@@ -248,6 +248,13 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 			accepted, _ := e.accepted.Load(acceptedKey(c.after.ID, i.TaskID))
 			i.Accepted = accepted.Value
 			i.Intake = e.intake.since(c.after, i.TaskID, v.now)
+			end, err := e.endBehind(ctx, v, c, i)
+			if err != nil {
+				return err
+			}
+			if end != nil {
+				what, at.Stream = end.in, end.at
+			}
 		}
 	}
 	d := Decide(c.def, c.after, what, at)
@@ -277,7 +284,7 @@ func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
 // take adds a decision to a change: the run, the slots of agents, the documents that go along.
 func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Decision) error {
 	for _, s := range d.Slots {
-		if s.Kind == SlotLate {
+		if s.Kind == SlotLate && c.gates[s.Agent] == nil {
 			v.distrustGate(e, s.Agent) // nothing else may be committed that would show it to be out of date
 		}
 		if err := e.loadGates(ctx, v, []string{s.Agent}); err != nil {
@@ -295,15 +302,13 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Deci
 	}
 	if d.Ask != "" {
 		c.ask = append(c.ask, d.Ask)
-		c.reach(v.gates[d.Run.Find(d.Ask).Agent].val)
 	}
 	var docs []document
 	if created && d.Run.BigInput {
 		docs = append(docs, document{key: runInputKey(d.Run.ID), data: in.start.Input})
 	}
 	if d.Big != nil {
-		ref, _ := refOf(in.in.(*Said).Event)
-		docs = append(docs, document{key: outputKey(d.Run.ID, d.Ended, ref.Attempt), data: d.Big})
+		docs = append(docs, document{key: outputKey(d.Run.ID, d.Ended, d.Run.LastBig), data: d.Big})
 	}
 	if d.Moved != nil {
 		docs = append(docs, document{key: runTaskKey(d.Run.ID, d.Moved.ID), data: event.MustMarshal(d.Moved)})

@@ -75,13 +75,13 @@ func (b *inbox) take() (inputs []*input, agents, classes []string) {
 	return inputs, agents, classes
 }
 
-// Wake tells the engine, and those of other replicas, that these agents became free. It does not block.
+// Wake tells the engine, and those of other replicas, that these agents became free or have ended an attempt. It does not block.
 func (e *Engine) Wake(agents []string) {
 	e.inbox.hint(agents, nil)
 	publishWake(e.cfg.Bus.NC(), event.Wake{From: e.name, Agents: agents})
 }
 
-// Announce tells all engines that these agents became free, from a process that has none. A hint may be lost; the slow scan finds the same.
+// Announce tells all engines what Wake does, from a process that has none. A hint may be lost; the slow scan finds the same.
 func Announce(nc *nats.Conn, agents []string) { publishWake(nc, event.Wake{Agents: agents}) }
 
 func publishWake(nc *nats.Conn, w event.Wake) {
@@ -134,9 +134,11 @@ func (e *Engine) hintTurn(ctx context.Context, inputs []*input, agents, classes 
 		e.touch(k)
 	}
 	for start := 0; start < len(agents); start += duePage {
-		if err := e.hearAgents(ctx, agents[start:min(start+duePage, len(agents))]); err != nil {
+		ends, err := e.hearAgents(ctx, agents[start:min(start+duePage, len(agents))])
+		if err != nil {
 			return err
 		}
+		inputs = append(inputs, ends...)
 	}
 	if scan {
 		if err := e.scan(ctx); err != nil {
@@ -146,8 +148,8 @@ func (e *Engine) hintTurn(ctx context.Context, inputs []*input, agents, classes 
 	return e.turn(ctx, inputs)
 }
 
-// hearAgents reads the gates of agents that are said to be free.
-func (e *Engine) hearAgents(ctx context.Context, agents []string) error {
+// hearAgents reads the gates of agents that are said to be free, or to have ended what they hold, and returns the ends.
+func (e *Engine) hearAgents(ctx context.Context, agents []string) (ends []*input, err error) {
 	keys := make([]storage.Key, len(agents))
 	for i, a := range agents {
 		keys[i] = lifecycle.GateKey(a)
@@ -155,14 +157,17 @@ func (e *Engine) hearAgents(ctx context.Context, agents []string) error {
 	e.gates.Forget(keys...)
 	v := &view{now: time.Now(), gates: make(map[string]*slot[*lifecycle.Gate])}
 	if err := e.loadGates(ctx, v, agents); err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range v.gates {
 		if s.val.Free(v.now) {
 			e.freed(s.val)
 		}
+		if ends, err = e.appendEnds(ctx, ends, s.val); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+	return ends, nil
 }
 
 // factSet knows which final facts are on their way, and which due entries can go.

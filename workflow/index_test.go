@@ -83,6 +83,7 @@ type shelf struct {
 	docs    map[storage.Key]storage.Rev // as committed
 	free    map[string]bool             // agents that were free when their gate was written
 	ended   *Run                        // the run as it was committed when it had ended
+	seq     uint64                      // of the last state that an agent reported
 }
 
 func newShelf(t *rapid.T) *shelf {
@@ -158,7 +159,7 @@ func (x *shelf) changeGate(now time.Time) {
 	x.at(now)
 	x.change = &change{}
 	g := x.view.gate(x.change, rapid.SampledFrom([]string{"ann", "bob", "dan"}).Draw(x.t, "gate"))
-	switch rapid.IntRange(0, 7).Draw(x.t, "what") {
+	switch rapid.IntRange(0, 10).Draw(x.t, "what") {
 	case 0:
 		g.Registered = !g.Registered
 	case 1:
@@ -173,7 +174,14 @@ func (x *shelf) changeGate(now time.Time) {
 		g.Rejected(now, time.Duration(rapid.IntRange(0, 5).Draw(x.t, "seconds"))*time.Second)
 	case 6:
 		g.Unheard(now)
-	case 7:
+	case 7, 8, 9:
+		x.seq++
+		for _, h := range g.Held {
+			g.Watch(h.AttemptRef, x.seq-1)
+		}
+		word := rapid.SampledFrom([]string{"active", "idle", "error"}).Draw(x.t, "word")
+		g.Witness(&event.State{State: word}, lifecycle.Mark{Seq: x.seq, At: now})
+	case 10:
 		g.Registered, g.Open, g.Cordoned, g.Slots, g.Caps = true, true, false, 3, []string{"ct1", "ct2"}
 		g.Answered()
 	}
@@ -288,6 +296,7 @@ func (x *shelf) timers(kinds ...string) map[string]storage.Score {
 }
 
 func (x *shelf) compareGates() {
+	ends := make(map[string]bool)
 	for agent, s := range x.view.gates {
 		g := s.val
 		offered := make(map[string]bool)
@@ -312,7 +321,17 @@ func (x *shelf) compareGates() {
 			if !h.Drain.IsZero() && (!ok || at > micros(h.Drain)) {
 				x.t.Fatalf("a slot of agent %s drains until %d, its timer is %d", agent, micros(h.Drain), at)
 			}
+			if end, _, ended := h.Trace.End(); ended {
+				ends[lifecycle.EndMember(agent, h.AttemptRef, end.Seq)] = true
+			}
 		}
+	}
+	timers := make(map[string]bool)
+	for member := range x.timers("e") {
+		timers[member] = true
+	}
+	if diff := cmp.Diff(ends, timers); diff != "" {
+		x.t.Fatalf("attempts that states have ended, and their timers: %s", diff)
 	}
 }
 
@@ -322,8 +341,8 @@ func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		id := rapid.StringN(1, 40, 60)
-		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack}).Draw(t, "kind")
-		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1}
+		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack, timerEnd}).Draw(t, "kind")
+		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5}
 		want := rapid.SliceOfN(id, parts[kind], parts[kind]).Draw(t, "ids")
 		gotKind, got, ok := parseTimer(timer(kind, want...))
 		if !ok || gotKind != kind || !cmp.Equal(want, got) {
@@ -334,6 +353,10 @@ func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
 			t.Fatalf("%q %q was read as %q %q", run, task, r, k)
 		}
 	})
+	ref := event.AttemptRef{RunID: "r 1", TaskID: "t.1", Attempt: 7}
+	if kind, ids, ok := parseTimer(lifecycle.EndMember("a|b", ref, 12)); !ok || kind != timerEnd || ids[0] != "a|b" || timerRef(ids) != ref {
+		t.Errorf("the end of %+v was read as %s %q", ref, kind, ids)
+	}
 	for _, bad := range []string{"", "t", "t|a", "t|a|b|c", "x|a", "t|a|", "t|a|=zz", "t|a b|c"} {
 		if kind, ids, ok := parseTimer(bad); ok {
 			t.Errorf("%q was read as %s %q", bad, kind, ids)

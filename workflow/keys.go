@@ -56,6 +56,7 @@ const (
 	timerDrain    = "d" // d|agent|run|task|attempt: a cancel was not confirmed yet
 	timerBackoff  = "b" // b|agent: its back-off ends
 	timerHandBack = "g" // g|agent: its process was replaced
+	timerEnd      = "e" // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
 
 func timer(kind string, ids ...string) string {
@@ -71,7 +72,7 @@ func timer(kind string, ids ...string) string {
 // parseTimer splits a timer's member; ok is false for one that this version does not know.
 func parseTimer(member string) (kind string, ids []string, ok bool) {
 	parts := strings.Split(member, "|")
-	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1}
+	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
 		return "", nil, false
 	}

@@ -50,12 +50,13 @@ type EndedTask struct {
 type RunTask struct {
 	ID       string           `json:"id"`
 	State    event.TaskState  `json:"state"`
-	Attempt  int              `json:"attempt"`          // number of the last assignment
-	Tries    int              `json:"tries,omitzero"`   // retries spent
-	Agent    string           `json:"agent,omitzero"`   // of the last attempt
-	Token    string           `json:"token,omitzero"`   // of the last attempt
-	Process  string           `json:"process,omitzero"` // instance of the agent it was given to
-	Ready    time.Time        `json:"ready,omitzero"`   // since when it waits for an agent
+	Attempt  int              `json:"attempt"`           // number of the last assignment
+	Tries    int              `json:"tries,omitzero"`    // retries spent
+	Agent    string           `json:"agent,omitzero"`    // of the last attempt
+	Token    string           `json:"token,omitzero"`    // of the last attempt
+	Process  string           `json:"process,omitzero"`  // instance of the agent it was given to
+	Delivery event.Delivery   `json:"delivery,omitzero"` // how the last attempt was given, empty for NATS
+	Ready    time.Time        `json:"ready,omitzero"`    // since when it waits for an agent
 	Assigned time.Time        `json:"assigned,omitzero"`
 	Started  time.Time        `json:"started,omitzero"` // of the first attempt
 	AcceptBy time.Time        `json:"acceptBy,omitzero"`
@@ -105,6 +106,9 @@ func (r *Run) apply(seq uint64) (before bool) {
 func (t *RunTask) ref(run string) event.AttemptRef {
 	return event.AttemptRef{RunID: run, TaskID: t.ID, Attempt: t.Attempt, Token: t.Token}
 }
+
+// once reports whether the agent must not be asked twice: it cannot tell that it was asked for the same attempt before.
+func (t *RunTask) once() bool { return t.Delivery == event.DeliveryAgentKit }
 
 // held reports whether an agent has, or is being asked to take, the last attempt.
 func (t *RunTask) held() bool { return t.State == event.TaskAssigned || t.State == event.TaskRunning }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
 )
 
 var update = flag.Bool("update", false, "write the tables of doc.go anew")
@@ -26,6 +27,7 @@ func TestTheTablesOfTheDocumentationAreTrue(t *testing.T) {
 	got := string(source)
 	for _, table := range []struct{ heading, text string }{
 		{"# What happens to an attempt", attemptTable(t)},
+		{"# What the way to an agent changes", deliveryTable(t)},
 		{"# What happens to a run", runTable(t)},
 	} {
 		got = replaceTable(t, got, table.heading, table.text)
@@ -289,28 +291,75 @@ func attemptTable(t *testing.T) string {
 			}
 			at := s.at()
 			in := e.in(s, ref, &at)
-			before := *s.task("a")
-			d := s.putAt(in, at)
-			became := ""
-			if after := s.task("a"); d.Run != nil {
-				became = string(after.State)
-				switch {
-				case after.State != before.State:
-				case after.Lease.After(before.Lease):
-					became = "lease renewed"
-				case after.Look.After(before.Look):
-					became = "looked at later"
-				default:
-					became = ""
-				}
-				if d.Run.State.Final() && after.State != event.TaskCancelled {
-					became = strings.TrimPrefix(became+", run "+string(d.Run.State), ", ")
-				}
-			}
-			rows[i].results = append(rows[i].results, result{state.name, resultOf(d, became)})
+			rows[i].results = append(rows[i].results, attemptResult(state.name, s, in, at))
 		}
 	}
 	return render("EVENT\tTASK IS\tRESULT", rows)
+}
+
+// attemptResult tells what an input does to the first task.
+func attemptResult(name string, s *story, in Input, at At) result {
+	before := *s.task("a")
+	d := s.putAt(in, at)
+	became := ""
+	if after := s.task("a"); d.Run != nil {
+		became = string(after.State)
+		switch {
+		case after.State != before.State:
+		case after.Lease.After(before.Lease):
+			became = "lease renewed"
+		case after.Look.After(before.Look):
+			became = "looked at later"
+		default:
+			became = ""
+		}
+		if d.Run.State.Final() && after.State != event.TaskCancelled {
+			became = strings.TrimPrefix(became+", run "+string(d.Run.State), ", ")
+		}
+	}
+	return result{name, resultOf(d, became)}
+}
+
+// deliveryTable tells what becomes of an attempt that was assigned, by the way its agent is reached.
+func deliveryTable(t *testing.T) string {
+	t.Helper()
+	tick := func(now, intake time.Duration, accepted int) func(event.AttemptRef, *At) Input {
+		return func(_ event.AttemptRef, at *At) Input {
+			at.Now = noon.Add(now)
+			return &Tick{TaskID: "a", Intake: noon.Add(intake), Accepted: accepted}
+		}
+	}
+	const (
+		first  = AskAgain
+		second = PushAskAgain
+		last   = event.PushDeadline
+	)
+	events := []struct {
+		name    string
+		timeout float64
+		in      func(event.AttemptRef, *At) Input
+	}{
+		{"timer, 1 s", 0, tick(first, first, 0)},
+		{"timer, 5 s", 0, tick(second, second, 0)},
+		{"timer, 5 s, accepted is known", 0, tick(second, second, 1)},
+		{"timer, 15 s, intake behind", 0, tick(last, first, 0)},
+		{"timer, 15 s", 0, tick(last, last, 0)},
+		{"timer, 3 s, its lease is over", 3, tick(3*time.Second, 3*time.Second, 0)},
+		{"rejected", 0, func(ref event.AttemptRef, _ *At) Input { return &Refused{Ref: ref, After: time.Second} }},
+		{"no responder", 0, func(ref event.AttemptRef, _ *At) Input { return &Refused{Ref: ref, Silent: true} }},
+	}
+	rows := make([]row, len(events))
+	for i, e := range events {
+		rows[i].event = e.name
+		for _, via := range []event.Delivery{event.DeliveryNATS, event.DeliveryHTTP, event.DeliveryPoll, event.DeliveryAgentKit} {
+			s := tell(t, fmt.Sprintf(`{"id":"d","tasks":[{"taskId":"a","agentCapability":"c","timeoutSeconds":%v}]}`, e.timeout), &event.RunStart{})
+			s.put(&Assign{TaskID: "a", Agent: "ann", Token: "t", Delivery: (&lifecycle.Gate{Delivery: via}).Via()})
+			at := s.at()
+			in := e.in(s.task("a").ref(runID), &at)
+			rows[i].results = append(rows[i].results, attemptResult(string(via), s, in, at))
+		}
+	}
+	return render("EVENT\tREACHED BY\tRESULT", rows)
 }
 
 func runTable(t *testing.T) string {

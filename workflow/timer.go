@@ -113,9 +113,9 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 	case timerBackoff:
 		return []*input{{gate: &gateInput{agent: ids[0], kind: gateBackoffOver}, timer: op}}, nil
 	case timerDrain:
-		attempt, _ := strconv.Atoi(ids[3])
-		ref := event.AttemptRef{RunID: ids[1], TaskID: ids[2], Attempt: attempt}
-		return []*input{{gate: &gateInput{agent: ids[0], ref: ref, kind: gateDrainDue}, timer: op}}, nil
+		return []*input{{gate: &gateInput{agent: ids[0], ref: timerRef(ids), kind: gateDrainDue}, timer: op}}, nil
+	case timerEnd:
+		return e.endDue(ctx, ids[0], timerRef(ids), op)
 	}
 	return e.handBack(ctx, ids[0], op)
 }
@@ -137,12 +137,10 @@ func (e *Engine) factDue(ctx context.Context, run string, op *storage.IndexOp) e
 
 // handBack takes back what the earlier processes of an agent hold.
 func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp) ([]*input, error) {
-	e.gates.Forget(lifecycle.GateKey(agent))
-	v := &view{gates: make(map[string]*slot[*lifecycle.Gate])}
-	if err := e.loadGates(ctx, v, []string{agent}); err != nil {
+	g, err := e.freshGate(ctx, agent)
+	if err != nil {
 		return nil, err
 	}
-	g := v.gates[agent].val
 	var inputs []*input
 	for _, h := range g.Held {
 		if h.Instance == "" || h.Instance == g.Instance {
@@ -158,6 +156,22 @@ func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp
 		inputs = append(inputs, &input{gate: &gateInput{agent: agent, kind: gateNothing}, timer: op})
 	}
 	return inputs, nil
+}
+
+// freshGate reads a gate that may only be remembered.
+func (e *Engine) freshGate(ctx context.Context, agent string) (*lifecycle.Gate, error) {
+	e.gates.Forget(lifecycle.GateKey(agent))
+	v := &view{gates: make(map[string]*slot[*lifecycle.Gate])}
+	if err := e.loadGates(ctx, v, []string{agent}); err != nil {
+		return nil, err
+	}
+	return v.gates[agent].val, nil
+}
+
+// timerRef is the attempt of a timer about a slot, whose first part is the agent.
+func timerRef(ids []string) event.AttemptRef {
+	attempt, _ := strconv.Atoi(ids[3])
+	return event.AttemptRef{RunID: ids[1], TaskID: ids[2], Attempt: attempt}
 }
 
 // gateInput is something that happened to an agent's gate alone.

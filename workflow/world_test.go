@@ -166,6 +166,9 @@ func (w *world) decide(in Input, at At) Decision {
 		w.t.Fatalf("%T was refused and changed the run", in)
 	}
 	w.changeSlots(d.Slots)
+	if d.Ask != "" && d.Run.Find(d.Ask).once() {
+		w.t.Fatalf("%s, which takes each request for a new one, is asked again for %s", d.Run.Find(d.Ask).Agent, d.Ask)
+	}
 	if d.Run != nil {
 		w.take(in, d)
 	}
@@ -297,7 +300,11 @@ func (w *world) checkTimers() {
 		right := t.Look.IsZero()
 		switch t.State {
 		case event.TaskAssigned:
-			right = !t.Look.IsZero() && !t.Look.After(w.now.Add(AskAgain))
+			again := AskAgain
+			if t.Delivery != "" {
+				again = PushAskAgain
+			}
+			right = !t.Look.IsZero() && !t.Look.After(w.now.Add(again))
 		case event.TaskRunning:
 			right = !t.Look.IsZero() && !t.Look.Before(t.Lease)
 		case event.TaskRetrying:
@@ -338,6 +345,7 @@ func (w *world) assign() {
 		agent = rapid.SampledFrom([]string{"ann", "bob", "cid"}).Draw(w.t, "agent")
 	}
 	in := &Assign{TaskID: t.ID, Agent: agent, Instance: "p1", Token: fmt.Sprintf("token-%d", len(w.attempts))}
+	in.Delivery = rapid.SampledFrom([]event.Delivery{"", "", event.DeliveryHTTP, event.DeliveryPoll, event.DeliveryAgentKit}).Draw(w.t, "delivery")
 	w.slots[slotKey{agent, t.ID, t.Attempt + 1}] = slotHeld
 	if d := w.decide(in, At{}); d.Run == nil {
 		w.t.Fatalf("task %s was ready and not assigned: %v", t.ID, d.Refuse)

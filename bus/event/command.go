@@ -38,8 +38,8 @@ type AgentCommand struct {
 	DeadlineSeconds float64     `json:"deadlineSeconds,omitzero"`
 }
 
-// Wake is a hint between replicas on SubjectWake, core NATS: these agents became free, these selector classes have ready tasks. It
-// may be lost; a slow scan finds the same.
+// Wake is a hint between replicas on SubjectWake, core NATS: these agents became free or ended a task, these selector classes have
+// ready tasks. It may be lost; a slow scan finds the same.
 type Wake struct {
 	From    string   `json:"from"` // replica that says it; it ignores its own
 	Agents  []string `json:"agents,omitzero"`

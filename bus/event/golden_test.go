@@ -76,6 +76,7 @@ func goldens() []golden {
 		{file: "fact-run", body: func() any { return new(event.Fact) }},
 		{file: "list", body: func() any { return new(event.List[event.Agent]) }},
 		{file: "list-empty", body: func() any { return new(event.List[event.Agent]) }},
+		{file: "request", body: func() any { return new(event.RequestTrace) }},
 		{file: "wake", body: func() any { return new(event.Wake) }},
 	}
 }

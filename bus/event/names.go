@@ -25,6 +25,12 @@ const (
 	HeaderTracestate  = "tracestate"
 )
 
+// Headers of an Outcome: when the consumer got the message, and when its handler had committed. RFC 3339 with nanoseconds.
+const (
+	HeaderConsumedAt  = "Opscore-Consumed-At"
+	HeaderCommittedAt = "Opscore-Committed-At"
+)
+
 // Headers of dead letters.
 const (
 	HeaderDeadSubject = "Opscore-Dead-Subject" // original subject
@@ -54,4 +60,5 @@ const (
 	DefaultSlots     = 1
 	DefaultHeartbeat = 10 * time.Second // of an agent that beats without having said how often
 	AcceptDeadline   = 5 * time.Second  // an attempt nobody accepted by then is taken back
+	PushDeadline     = 15 * time.Second // the same, of an agent that is reached by HTTP
 )

@@ -46,8 +46,8 @@ func wireNames(t *testing.T) string {
 	for _, c := range constants(t) {
 		fmt.Fprintf(&b, "%s = %s\n", c.Name(), c.Val().ExactString())
 	}
-	fmt.Fprintf(&b, "DefaultHeartbeat = %v\nAcceptDeadline = %v\nMaxHeartbeat = %v\n",
-		event.DefaultHeartbeat, event.AcceptDeadline, time.Duration(event.MaxHeartbeat))
+	fmt.Fprintf(&b, "DefaultHeartbeat = %v\nAcceptDeadline = %v\nPushDeadline = %v\nMaxHeartbeat = %v\n",
+		event.DefaultHeartbeat, event.AcceptDeadline, event.PushDeadline, time.Duration(event.MaxHeartbeat))
 	fmt.Fprintf(&b, "AgentSubjects = %v\nWorkSubjects = %v\n", event.AgentSubjects(), event.WorkSubjects())
 	fmt.Fprintf(&b, "register subject = %s\n", event.AgentSubject(event.VerbRegister, "a"))
 	fmt.Fprintf(&b, "run-start subject = %s\n", event.CommandSubject(event.KindRunStart, "r"))
@@ -55,6 +55,8 @@ func wireNames(t *testing.T) string {
 	fmt.Fprintf(&b, "task subject = %s\n", event.TaskSubject("a"))
 	fmt.Fprintf(&b, "cancel subject = %s\n", event.CancelSubject("a"))
 	fmt.Fprintf(&b, "push subject = %s\n", event.PushSubject("a"))
+	fmt.Fprintf(&b, "push cancel subject = %s\n", event.PushCancelSubject("a"))
+	fmt.Fprintf(&b, "poll subject = %s\n", event.PollSubject("a"))
 	fmt.Fprintf(&b, "agent fact subject = %s\n", event.FactSubject("agent", "a"))
 	fmt.Fprintf(&b, "run fact subject = %s\n", event.FactSubject("run", "r"))
 	fmt.Fprintf(&b, "dead subject = %s\n", event.DeadSubject(event.CodeTooLarge))
@@ -130,8 +132,8 @@ func TestEveryNameOfTheWireIsDocumented(t *testing.T) {
 	}
 	for _, subject := range []string{
 		event.AgentSubject(event.VerbRegister, "<agent>"), event.HeartbeatSubject("<agent>"), event.TaskSubject("<agent>"),
-		event.CancelSubject("<agent>"), event.PushSubject("<agent>"), event.FactSubject("agent", "<id>"),
-		event.FactSubject("run", "<id>"), event.DeadSubject("<code>"), event.APISubject("<noun>", "<verb>"),
+		event.CancelSubject("<agent>"), event.PushSubject("<agent>"), event.PushCancelSubject("<agent>"),
+		event.FactSubject("agent", "<id>"), event.FactSubject("run", "<id>"), event.DeadSubject("<code>"), event.APISubject("<noun>", "<verb>"),
 	} {
 		if !strings.Contains(string(page), "`"+subject+"`") {
 			t.Errorf("docs/wire.md does not mention subject `%s`", subject)
@@ -167,6 +169,25 @@ func TestEveryMemberOfTheWireIsDocumented(t *testing.T) {
 			if !strings.Contains(string(page), "`"+name+"`") && !strings.Contains(string(page), `"`+name+`"`) {
 				t.Errorf("docs/wire.md does not mention member %s of %v", name, typ)
 			}
+		}
+	}
+}
+
+func TestStreamOfIntakeSubjects(t *testing.T) {
+	for subject, want := range map[string]string{
+		event.AgentSubject(event.VerbRegister, "a"):             event.StreamAgent,
+		event.AgentSubject(event.VerbState, "=a=2Eb"):           event.StreamAgent,
+		event.AgentSubject(event.VerbResult, "a"):               event.StreamWork,
+		event.CommandSubject(event.KindAgentCordon, "a"):        event.StreamAgent,
+		event.CommandSubject(event.KindRunStart, "r"):           event.StreamWork,
+		event.CommandSubject(event.KindWorkflowApply, "w"):      event.StreamWork,
+		event.AgentSubject(event.VerbState, ""):                 "",
+		event.AgentSubject(event.VerbState, "a.b"):              "",
+		event.CommandSubject(event.CommandKind("run-eat"), "r"): "",
+		event.HeartbeatSubject("a"):                             "",
+	} {
+		if got := event.StreamOf(subject); got != want {
+			t.Errorf("%s: %q, want %q", subject, got, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package event
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Code is the machine-readable reason of a refusal; it is also the class of a dead letter.
@@ -67,6 +68,10 @@ type Outcome struct {
 	WorkflowVersion string `json:"workflowVersion,omitzero"`
 	State           string `json:"state,omitzero"` // of the run
 	Error           *Error `json:"error,omitzero"`
+
+	// ConsumedAt and CommittedAt come with the headers of that name; zero if the outcome had none.
+	ConsumedAt  time.Time `json:"-"`
+	CommittedAt time.Time `json:"-"`
 }
 
 // Refused makes the Outcome of a refusal.

@@ -1,26 +1,31 @@
 package event
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Root is the first two tokens of every subject.
 const Root = "opscore.v1"
 
 // Wildcards that streams, consumers and servers subscribe to.
 const (
-	SubjectAgentAll     = Root + ".agent.>"
-	SubjectRegister     = Root + ".agent.register.*"
-	SubjectDeregister   = Root + ".agent.deregister.*"
-	SubjectState        = Root + ".agent.state.*"
-	SubjectAccepted     = Root + ".agent.accepted.*"
-	SubjectProgress     = Root + ".agent.progress.*"
-	SubjectResult       = Root + ".agent.result.*"
-	SubjectCommandAll   = Root + ".command.>"
-	SubjectHeartbeatAll = Root + ".heartbeat.*"
-	SubjectPushAll      = Root + ".push.*"
-	SubjectFactAll      = Root + ".fact.>"
-	SubjectDeadAll      = Root + ".dead.>"
-	SubjectAPI          = Root + ".api"  // prefix of queries: SubjectAPI.<noun>.<verb>
-	SubjectWake         = Root + ".wake" // hints between replicas, a Wake
+	SubjectAgentAll      = Root + ".agent.>"
+	SubjectRegister      = Root + ".agent.register.*"
+	SubjectDeregister    = Root + ".agent.deregister.*"
+	SubjectState         = Root + ".agent.state.*"
+	SubjectAccepted      = Root + ".agent.accepted.*"
+	SubjectProgress      = Root + ".agent.progress.*"
+	SubjectResult        = Root + ".agent.result.*"
+	SubjectCommandAll    = Root + ".command.>"
+	SubjectHeartbeatAll  = Root + ".heartbeat.*"
+	SubjectPushAll       = Root + ".push.*"
+	SubjectPushCancelAll = Root + ".push-cancel.*"
+	SubjectFactAll       = Root + ".fact.>"
+	SubjectDeadAll       = Root + ".dead.>"
+	SubjectAPI           = Root + ".api"               // prefix of queries: SubjectAPI.<noun>.<verb>
+	SubjectRequestGet    = SubjectAPI + ".request.get" // asked of all bridges; only one that has served the request answers
+	SubjectWake          = Root + ".wake"              // hints between replicas, a Wake
 )
 
 // Verb is what an agent says: the fourth token of its subjects.
@@ -102,6 +107,9 @@ func CancelSubject(agentToken string) string { return Root + ".cancel." + agentT
 // PushSubject is where the bridge takes task requests for agents reached by HTTP.
 func PushSubject(agentToken string) string { return Root + ".push." + agentToken }
 
+// PushCancelSubject is where the bridge takes cancel requests for agents reached by HTTP.
+func PushCancelSubject(agentToken string) string { return Root + ".push-cancel." + agentToken }
+
 // FactSubject is where facts about an "agent" or a "run" are published.
 func FactSubject(noun, idToken string) string { return Root + ".fact." + noun + "." + idToken }
 
@@ -110,6 +118,23 @@ func DeadSubject(class Code) string { return Root + ".dead." + string(class) }
 
 // APISubject is where a query is answered.
 func APISubject(noun, verb string) string { return SubjectAPI + "." + noun + "." + verb }
+
+// StreamOf returns the stream that carries what an agent or a client publishes on a subject, empty if none does.
+func StreamOf(subject string) string {
+	carries := func(subjects []string) bool {
+		return slices.ContainsFunc(subjects, func(s string) bool {
+			rest, ok := strings.CutPrefix(subject, strings.TrimSuffix(s, "*"))
+			return ok && rest != "" && !strings.Contains(rest, ".")
+		})
+	}
+	switch {
+	case carries(AgentSubjects()):
+		return StreamAgent
+	case carries(WorkSubjects()):
+		return StreamWork
+	}
+	return ""
+}
 
 // Address is what the subject of an intake message says.
 type Address struct {
