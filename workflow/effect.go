@@ -15,7 +15,6 @@ import (
 // act does what follows from a change that was committed. Every step may be repeated or lost: the timers find what is left undone.
 func (e *Engine) act(c *change) {
 	ctx := context.Background() // what is committed is said, even while the engine stops
-	now := time.Now()
 	e.cfg.Crash("workflow-before-request")
 	for _, id := range c.assigned {
 		e.request(ctx, c, id, true)
@@ -41,11 +40,6 @@ func (e *Engine) act(c *change) {
 		}
 		if c.after.State.Final() {
 			e.logEnd(c.after)
-		}
-	}
-	for agent, g := range c.gates {
-		if g.Free(now) {
-			e.wake.Agents = append(e.wake.Agents, agent)
 		}
 	}
 	for _, in := range c.inputs {
@@ -106,17 +100,17 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 		return
 	}
 	def := c.def.Find(taskID)
-	body := event.MustMarshal(&event.Task{
+	task := event.Task{
 		RunID: c.after.ID, WorkflowID: c.after.Workflow, WorkflowVersion: c.after.DefVersion,
 		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.AgentCapability,
 		Input: in, Token: t.Token, Instance: t.Process, Deadline: t.Lease.UTC(), PreviousError: t.Error,
-	})
+	}
 	ref, agent, once := t.ref(c.after.ID), t.Agent, t.once()
 	subject, timeout := event.TaskSubject, event.AcceptDeadline
 	if t.Delivery != "" {
 		subject, timeout = event.PushSubject, event.PushDeadline
 	}
-	e.cfg.Bus.Request(subject(event.MustToken(agent)), body, timeout, func(data []byte, err error) {
+	e.cfg.Bus.Request(subject(event.MustToken(agent)), task.Encode(), timeout, func(data []byte, err error) {
 		switch {
 		case once && neverSent(err):
 			e.inbox.add(&input{run: ref.RunID, in: &Refused{Ref: ref}})

@@ -372,6 +372,11 @@ func (e *Engine) settle(g *group, err error) (again []*input, unknown error) {
 	}
 	switch {
 	case err == nil:
+		for agent, span := range g.gates {
+			if span.after.Free(time.Now()) {
+				e.wake.Agents = append(e.wake.Agents, agent)
+			}
+		}
 		return nil, nil
 	case !errors.Is(err, storage.ErrConflict):
 		return nil, err

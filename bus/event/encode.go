@@ -15,6 +15,24 @@ func (f *Fact) Encode() []byte {
 	return o.Bytes()
 }
 
+// Encode returns the task as Marshal does, in a fraction of its time: one is sent for every attempt.
+func (t *Task) Encode() []byte {
+	o := NewObject(512 + len(t.Input))
+	o.String("runId", t.RunID)
+	o.String("workflowId", t.WorkflowID)
+	o.String("workflowVersion", t.WorkflowVersion)
+	o.String("taskId", t.TaskID)
+	o.Int("attempt", int64(t.Attempt))
+	o.OptString("name", t.Name)
+	o.OptString("capability", t.Capability)
+	o.OptRaw("input", t.Input)
+	o.String("token", t.Token)
+	o.OptString("instance", t.Instance)
+	o.Time("deadline", t.Deadline)
+	o.OptValue("previousError", t.PreviousError != nil, t.PreviousError)
+	return o.Bytes()
+}
+
 // maxFactTasks is how many tasks of a run a message can hold, outputs left out.
 const maxFactTasks = 1000
 

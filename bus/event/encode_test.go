@@ -7,7 +7,7 @@ import (
 	"github.com/opspawn/opscore/bus/event"
 )
 
-// TestEncodeIsMarshal compares the fact's own encoding with the one by reflection.
+// TestEncodeIsMarshal compares what facts and tasks write themselves with what reflection writes.
 func TestEncodeIsMarshal(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678_900_000, time.UTC)
@@ -25,9 +25,21 @@ func TestEncodeIsMarshal(t *testing.T) {
 			Truncated: true, Version: 3, Seq: 4,
 		},
 	}
-	for _, f := range []*event.Fact{full, {}, {Run: &event.Run{}}} {
-		if got, want := string(f.Encode()), string(event.MustMarshal(f)); got != want {
+	compare := func(got []byte, v any) {
+		if want := string(event.MustMarshal(v)); string(got) != want {
 			t.Errorf("encode:  %s\nmarshal: %s", got, want)
 		}
+	}
+	for _, f := range []*event.Fact{full, {}, {Run: &event.Run{}}} {
+		compare(f.Encode(), f)
+	}
+	for _, task := range []*event.Task{
+		{
+			RunID: "r", WorkflowID: "w \"1\"", WorkflowVersion: "v", TaskID: "t", Attempt: 2, Name: "ü", Capability: "c", Input: event.Raw(`{"a":1.0}`),
+			Token: "x", Instance: "i", Deadline: at, PreviousError: &event.TaskError{Code: "c", Message: "m"},
+		},
+		{Input: event.Raw(`{}`)},
+	} {
+		compare(task.Encode(), task)
 	}
 }
