@@ -22,6 +22,7 @@ type Msg struct {
 
 	reply   string    // subject of the acknowledgement
 	size    int       // bytes it counts for
+	arrived time.Time // when it was received
 	renewed time.Time // when it was received, or its ownership last renewed
 	caught  *caughtPanic
 }

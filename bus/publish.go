@@ -27,6 +27,7 @@ const (
 type Ack struct {
 	Stream string
 	Seq    uint64
+	At     time.Time // when it came; of Call only
 }
 
 // Publish stores a message in the stream of its subject and waits for the acknowledgement. While no server or stream answers
@@ -175,7 +176,7 @@ func parseAck(data []byte) (Ack, error) {
 
 // Call publishes a message like [Conn.Publish] and waits for its [event.Outcome], which comes after the commit. A command gets
 // a deadline header from ctx's deadline, unless the caller has set one, so that it is refused when nobody waits for it any more.
-// msg itself is not changed.
+// The Ack names the message that was judged or, if it was stored twice, the one that was acknowledged. msg itself is not changed.
 //
 // When ctx ends first, the error wraps ctx's. The Ack is not zero if the message was stored: it may then take effect, and the
 // caller can ask the aggregate whether it has taken in that sequence.
@@ -201,6 +202,9 @@ func (c *Conn) Call(ctx context.Context, msg *nats.Msg) (event.Outcome, Ack, err
 	ack, err := c.publish(publishCtx, &out, deadlineStamp(ctx, &out))
 	if err != nil && publishCtx.Err() == nil {
 		return event.Outcome{}, Ack{}, err
+	}
+	if err == nil {
+		ack.At = time.Now()
 	}
 	select {
 	case a := <-answered: // it counts even if ctx has ended meanwhile
@@ -232,7 +236,20 @@ func (a answer) outcome(ack Ack, subject string) (event.Outcome, Ack, error) {
 	if a.err != nil {
 		return event.Outcome{}, ack, fmt.Errorf("call %s: %w", subject, a.err)
 	}
+	o.ConsumedAt, o.CommittedAt = headerTime(a.msg, event.HeaderConsumedAt), headerTime(a.msg, event.HeaderCommittedAt)
+	if ack.Seq == 0 { // the outcome was faster
+		ack = Ack{Stream: event.StreamOf(subject), Seq: o.Seq, At: time.Now()}
+	}
 	return o, ack, nil
+}
+
+// headerTime reads a time of a header, zero if there is none.
+func headerTime(m *nats.Msg, name string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, m.Header.Get(name))
+	if err != nil {
+		return time.Time{}
+	}
+	return t
 }
 
 // commandPrefix begins the subjects of commands.

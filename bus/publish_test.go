@@ -169,9 +169,17 @@ func TestCall(t *testing.T) {
 		},
 	})
 	msg := commandMsg(event.KindRunStart, "r1", `{}`)
+	begun := time.Now()
 	got, ack, err := c.Call(testContext(t), msg)
 	want.Seq = ack.Seq
-	if err != nil || got != want || ack != (bus.Ack{Stream: event.StreamWork, Seq: 1}) {
+	if got.ConsumedAt.Before(begun) || got.CommittedAt.Before(got.ConsumedAt) || got.CommittedAt.After(time.Now()) {
+		t.Errorf("consumed at %v and committed at %v, begun at %v", got.ConsumedAt, got.CommittedAt, begun)
+	}
+	want.ConsumedAt, want.CommittedAt = got.ConsumedAt, got.CommittedAt
+	if ack.At.Before(begun) || ack.At.After(time.Now()) {
+		t.Errorf("acknowledged at %v, begun at %v", ack.At, begun)
+	}
+	if err != nil || got != want || ack != (bus.Ack{Stream: event.StreamWork, Seq: 1, At: ack.At}) {
 		t.Errorf("Call = %+v, %+v, %v; want %+v", got, ack, err, want)
 	}
 	if ms, err := strconv.Atoi(deadline.Load().(string)); err != nil || ms < 1000 || ms > 60_000 {
@@ -187,7 +195,7 @@ func TestCallTimeoutGivesTheAck(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, ack, err := c.Call(ctx, commandMsg(event.KindRunStart, "r1", `{}`))
-	if !errors.Is(err, context.DeadlineExceeded) || ack != (bus.Ack{Stream: event.StreamWork, Seq: 1}) {
+	if !errors.Is(err, context.DeadlineExceeded) || ack != (bus.Ack{Stream: event.StreamWork, Seq: 1, At: ack.At}) {
 		t.Errorf("Call = %+v, %v; want the ack and a deadline error", ack, err)
 	}
 }

@@ -160,6 +160,7 @@ func (p *puller) receive(msg *nats.Msg) {
 		Delivered: meta.NumDelivered,
 		reply:     msg.Reply,
 		size:      msg.Size(),
+		arrived:   now,
 		renewed:   now,
 	}
 	p.arrived(now, 1, m.size)

@@ -152,6 +152,7 @@ func (w *worker) offer(ctx context.Context, piece []*Msg) (caught *caughtPanic, 
 // settle carries out the verdicts: dead letters are stored, outcomes said, and then messages acknowledged. It returns
 // the messages for which that is not possible yet, and why.
 func (w *worker) settle(ctx context.Context, piece []*Msg) (left []*Msg, err error) {
+	committed := time.Now()
 	w.c.cfg.Crash("before-reply")
 	settled := make([]*Msg, 0, len(piece))
 	for _, m := range piece {
@@ -165,7 +166,7 @@ func (w *worker) settle(ctx context.Context, piece []*Msg) (left []*Msg, err err
 				continue
 			}
 		}
-		w.answer(m)
+		w.answer(m, committed)
 		settled = append(settled, m)
 	}
 	w.c.cfg.Crash("before-ack")
@@ -189,8 +190,8 @@ func nak(delay time.Duration) []byte {
 	return []byte(`-NAK {"delay":` + strconv.FormatInt(delay.Nanoseconds(), 10) + `}`)
 }
 
-// answer says the outcome to whoever waits for it.
-func (w *worker) answer(m *Msg) {
+// answer says the outcome to whoever waits for it, and when the message got how far.
+func (w *worker) answer(m *Msg, committed time.Time) {
 	to := m.Header.Get(event.HeaderReply)
 	if to == "" || !event.HonoursReply(to) {
 		return
@@ -204,7 +205,10 @@ func (w *worker) answer(m *Msg) {
 		said.Seq = m.Seq
 	}
 	// One that is lost is asked for: the caller knows the sequence.
-	_ = w.c.conn.nc.Publish(to, event.MustMarshal(&said))
+	_ = w.c.conn.nc.PublishMsg(&nats.Msg{Subject: to, Data: event.MustMarshal(&said), Header: nats.Header{
+		event.HeaderConsumedAt:  {m.arrived.UTC().Format(time.RFC3339Nano)},
+		event.HeaderCommittedAt: {committed.UTC().Format(time.RFC3339Nano)},
+	}})
 }
 
 // bury stores a dead letter.

@@ -46,12 +46,14 @@ func (b *Bridge) newAPI() http.Handler {
 	})
 	config := apiConfig(b.cfg.Version)
 	r.Group(func(guarded chi.Router) {
-		guarded.Use(refuseOtherSites, b.admitAPI, bufferBody)
+		guarded.Use(refuseOtherSites, b.admitAPI, b.bufferBody)
 		api := humachi.New(guarded, config)
 		b.agentRoutes(api)
+		b.reportRoutes(api)
 		b.workflowRoutes(api)
 		b.runRoutes(api)
 		b.systemRoutes(api)
+		b.requestRoutes(api)
 	})
 	describe(r, config.OpenAPI)
 	return r
@@ -106,11 +108,9 @@ func transformError(ctx huma.Context, _ string, v any) (any, error) {
 // noteRoute tells the log which pattern matched.
 func noteRoute(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			if pattern := chi.RouteContext(r.Context()).RoutePattern(); pattern != "" {
-				exchangeOf(r.Context()).route = pattern
-			}
-		}()
+		x := exchangeOf(r.Context())
+		x.pattern = chi.RouteContext(r.Context()).RoutePattern
+		defer x.noteRoute() // the context is used again for other requests
 		next.ServeHTTP(w, r)
 	})
 }
@@ -134,10 +134,10 @@ func allowed(r chi.Routes, u *url.URL) []string {
 }
 
 // bufferBody reads the body within the bounds that all routes share.
-func bufferBody(next http.Handler) http.Handler {
+func (b *Bridge) bufferBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
-		body, err := readBody(w, r)
+		body, err := readBody(w, r, b.timeouts.body)
 		if err != nil {
 			fail(w, r, err)
 			return

@@ -256,7 +256,7 @@ func TestBadRequestsAreProblems(t *testing.T) {
 			b.do(c.method, c.target, c.body).problem(t, c.status, c.code)
 		})
 	}
-	if allow := b.do("PATCH", "/api/v1/agents/a%2Fb", "").Header.Get("Allow"); allow != "GET, HEAD, DELETE" {
+	if allow := b.do("PATCH", "/api/v1/agents/a%2Fb", "").Header.Get("Allow"); allow != "GET, HEAD, PUT, DELETE" {
 		t.Errorf("Allow is %q", allow)
 	}
 	b.do("POST", "/api/v1/runs", `{"workflowId":"one"}`, "Origin", "https://elsewhere.example").problem(t, 403, event.CodeForbidden)

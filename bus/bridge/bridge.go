@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -81,8 +82,19 @@ type Config struct {
 	CallTimeout time.Duration
 	// Version is shown in the description of the API.
 	Version string
-	// Log gets one line per finished request. Nil logs nothing.
+	// Log gets one line per finished request: a warning for one that was refused, at most 20 per second and route. Nil logs nothing.
 	Log *slog.Logger
+
+	// PushSecrets sign what is sent to agents of delivery http, each whsec_ followed by base64. Empty signs nothing.
+	PushSecrets []string
+	// AgentKitURL, with or without a trailing /v1, is where agents of delivery agentkit are reached that cannot be reached directly.
+	AgentKitURL string
+	// AgentKitKey is the bearer key shown to AgentKit, if there is one.
+	AgentKitKey string
+	// AgentKitMode is AgentKitDirect or AgentKitThrough, for agents of delivery agentkit whose metadata do not say. Empty means AgentKitDirect.
+	AgentKitMode string
+	// AdoptAgents registers an unknown agent that reports its state on the old route, with the key.
+	AdoptAgents bool
 }
 
 const defaultCallTimeout = 5 * time.Second
@@ -96,10 +108,20 @@ type Bridge struct {
 	handler http.Handler
 	store   storeGuard
 
+	timeouts timeouts
+	requests requestLog
+	refusals refusalLines
+
 	inFlight  chan struct{} // one token per request being served
 	bigBodies chan struct{} // one more for each with a big body
 	draining  chan struct{} // closed when Serve begins to stop
 	drainOnce sync.Once
+
+	name        string // of this replica, for hints to others
+	pushSecrets [][]byte
+	pushes      *pusher
+	polls       polls
+	polling     chan struct{} // one token per request that waits for a task
 }
 
 // New makes a Bridge. It fails if a required member of the Config is missing.
@@ -117,10 +139,13 @@ func New(cfg Config) (*Bridge, error) {
 		cfg.Ready = func(context.Context) []Check { return []Check{natsCheck(cfg.Bus)} }
 	}
 	b := &Bridge{
-		cfg: cfg, log: cfg.Log,
+		cfg: cfg, log: cfg.Log, timeouts: defaultTimeouts,
 		inFlight:  make(chan struct{}, maxInFlight),
 		bigBodies: make(chan struct{}, maxBigBodies),
 		draining:  make(chan struct{}),
+	}
+	if err := b.setUpDelivery(); err != nil {
+		return nil, err
 	}
 	b.store.probe = func(ctx context.Context) error {
 		_, err := cfg.Agents.Fence(ctx, "probe")
@@ -142,9 +167,14 @@ func natsCheck(conn *bus.Conn) Check {
 // Handler returns the handler of all routes.
 func (b *Bridge) Handler() http.Handler { return b.handler }
 
+// errURITooLong stands for a status that has no code of its own on the wire.
+var errURITooLong = &Problem{Status: http.StatusRequestURITooLong, Code: event.CodeTooLarge, Detail: fmt.Sprintf("the URL is over the limit of %d bytes", maxURI)}
+
 // route sends a request to the new API, the probes or the old API, which also answers for everything unknown.
 func (b *Bridge) route(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
+	case len(r.RequestURI) > maxURI:
+		fail(w, r, errURITooLong)
 	case isAPI(path), isDescription(path):
 		b.api.ServeHTTP(w, r)
 	case path == pathLive || path == pathReady:

@@ -37,8 +37,18 @@ func (b *Bridge) call(ctx context.Context, c command) (event.Outcome, error) {
 	limited, cancel := context.WithTimeout(ctx, b.cfg.CallTimeout)
 	defer cancel()
 	outcome, ack, err := b.cfg.Bus.Call(limited, msg)
+	x := exchangeOf(ctx)
+	if ack.Seq != 0 {
+		x.stored(c.subject, ack)
+	}
+	if err == nil {
+		x.judged(&outcome)
+	}
 	switch {
 	case err == nil && outcome.Error != nil:
+		if outcome.Held {
+			x.note = "the report is kept for the registration that may follow"
+		}
 		return outcome, outcome.Error
 	case err == nil:
 		return outcome, nil
@@ -57,13 +67,18 @@ var (
 
 // confirm asks the aggregate about a message that was stored but whose outcome did not come.
 func (b *Bridge) confirm(ctx context.Context, c command, seq uint64, why error) (event.Outcome, error) {
+	x := exchangeOf(ctx)
+	lost := fmt.Sprintf("no outcome within %v; ", b.cfg.CallTimeout)
 	passed, err := query(ctx, b, func(ctx context.Context) (bool, error) { return c.passed(ctx, seq) })
 	if err != nil {
+		x.note = lost + "the store cannot be asked"
 		return event.Outcome{}, err
 	}
 	if !passed {
+		x.note = lost + "the message is stored, and has not been taken in yet"
 		return event.Outcome{}, errors.Join(errUnconfirmed, why)
 	}
+	x.note = lost + "asked then, the message has been taken in"
 	if c.result == nil {
 		return event.Outcome{OK: true, Seq: seq}, nil
 	}

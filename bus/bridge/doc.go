@@ -7,22 +7,34 @@
 //
 // # The old API
 //
-// Old clients are served exactly as before: status codes, order of checks, texts, the order of members. What differs is deliberate:
+// Old clients are served exactly as before: status codes, order of checks, texts, the order of members. What differs is deliberate, and
+// stands in the table of docs/http-v1.md and nowhere else.
 //
-//   - A second REGISTER keeps the state that the agent has reported since.
-//   - DEREGISTER takes effect.
-//   - Ops-Core not being able to serve is 503 with Retry-After, never 400 or 500.
-//   - A body over 1 MiB, details over 64 KiB and an id too long for a subject are 413.
-//   - An inline definition with an empty id is 400.
-//   - NaN and Infinity, duplicate members and lone surrogates in a body are broken JSON.
+// # What became of a request
+//
+// Each request has an id, which its answer, its log line and its message in a stream carry. The bridge remembers how far the last
+// writes and refused requests came; a bridge that is asked for one of another asks the others.
 //
 // # Errors
 //
 // errors.go is the only place where an error meets a status code. The old API answers {"detail": …}, the new one
 // application/problem+json; both say the same.
 //
+// # Delivery
+//
+// [Bridge.Deliver] takes the task requests of the workflow engine for agents that are reached by HTTP, in one queue group of all replicas. Each
+// request is looked up and delivered on a goroutine of its own, at most 10,000 at once:
+//
+//   - http: a signed POST. The agent knows a repeat by its webhook-id, so a request may be repeated at every level.
+//   - agentkit: a POST in the words of old agents, which do not know repeats: never twice, on a connection of its own.
+//   - poll: the agent asks by HTTP, at any replica, which for that time subscribes to its task subject like an agent on NATS. A task that finds nobody
+//     there is held for a moment and offered again as soon as a replica says that the agent asks.
+//
+// Nothing sent: the engine hears that nobody is there. Sent, and no answer: accepted, as the agent may be at work. A server that fails is left alone
+// by a circuit breaker, and servers that have not answered last time share a quarter of all places, so that those that hang are in nobody's way.
+//
 // # Goroutines
 //
-// [Bridge.Serve] is the only thing that starts any, and returns when they are gone. A [Bridge] that is used through its
+// [Bridge.Serve] and [Bridge.Deliver] are the only things that start any, and return when they are gone. A [Bridge] that is used through its
 // [Bridge.Handler] alone has none.
 package bridge

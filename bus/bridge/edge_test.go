@@ -126,7 +126,10 @@ func (r response) unavailable(t *testing.T) {
 	}
 	if strings.HasPrefix(r.Request.URL.Path, "/api/") {
 		r.problem(t, http.StatusServiceUnavailable, event.CodeUnavailable)
-	} else if decode[map[string]any](t, r)["detail"] == nil {
+		return
+	}
+	detail, _ := decode[map[string]any](t, r)["detail"].(map[string]any)
+	if detail["code"] != "unavailable" || detail["message"] == "" || detail["requestId"] != r.Header.Get("X-Request-Id") {
 		t.Errorf("body is %s", r.body)
 	}
 }
@@ -435,9 +438,9 @@ func TestWhatIsLogged(t *testing.T) {
 		"level=DEBUG msg=request method=POST route=/v1/opscore/internal/agent/notify status=200",
 		"level=INFO msg=request method=PUT route=/api/v1/workflows/{id} status=200",
 		"level=DEBUG msg=request method=GET route=/api/v1/agents status=200",
-		"level=INFO msg=request method=GET route=/api/v1/agents/{id} status=404",
+		"level=WARN msg=request method=GET route=/api/v1/agents/{id} status=404",
 		"level=DEBUG msg=request method=GET route=/readyz status=200",
-		"level=INFO msg=request method=GET route=/v1/opscore/agent/{agent_id}/state status=401",
+		"level=WARN msg=request method=GET route=/v1/opscore/agent/{agent_id}/state status=401",
 	} {
 		bustest.Eventually(t, line, func() bool { return strings.Contains(out.String(), line) })
 	}

@@ -3,8 +3,10 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 
@@ -33,6 +35,7 @@ const (
 	codeUnauthorized     event.Code = "unauthorized"
 	codeNotFound         event.Code = "not_found"
 	codeMethodNotAllowed event.Code = "method_not_allowed"
+	codeUnknownRequest   event.Code = "unknown_request"
 )
 
 var errUnauthorized = &Problem{Status: http.StatusUnauthorized, Code: codeUnauthorized, Detail: "a valid bearer key is required"}
@@ -91,12 +94,26 @@ func problemOf(ctx context.Context, err error) *Problem {
 	default:
 		p = Problem{Status: http.StatusInternalServerError, Code: event.CodeInternal, Detail: internalDetail}
 	}
+	x := exchangeOf(ctx)
 	if p.Status >= http.StatusInternalServerError {
-		exchangeOf(ctx).cause = err // it may tell more than the answer
+		x.cause = err // it may tell more than the answer
 	}
 	p.Title = http.StatusText(p.Status)
-	p.RequestID = exchangeOf(ctx).id
+	p.RequestID = x.id
+	x.refuse(p.Status, p.reason())
 	return &p
+}
+
+// reason is a Problem in one line.
+func (p *Problem) reason() string {
+	text := p.Error()
+	for _, e := range p.Errors {
+		if strings.Contains(p.Detail, e.Message) {
+			continue
+		}
+		text += "; " + strings.TrimPrefix(e.Location+": ", ": ") + e.Message
+	}
+	return text
 }
 
 // problemsIn reads the mistakes of a definition out of a refusal.
@@ -148,9 +165,43 @@ type oldDetail struct {
 	Detail any `json:"detail"`
 }
 
+// reason is the refusal in one line. What was wrong is named, not quoted.
+func (e *oldError) reason() string {
+	issues, ok := e.detail.([]issueJSON)
+	if !ok {
+		text := fmt.Sprint(e.detail)
+		if strings.HasPrefix(text, unknownEvent) {
+			return strings.TrimSuffix(unknownEvent, ": ")
+		}
+		return text
+	}
+	var text strings.Builder
+	for i, issue := range issues {
+		if i > 0 {
+			text.WriteString("; ")
+		}
+		for j, part := range issue.Loc {
+			fmt.Fprintf(&text, "%s%v", strings.Repeat(".", min(j, 1)), part)
+		}
+		text.WriteString(": " + issue.Msg)
+		if text.Len() > maxReason {
+			break
+		}
+	}
+	return text.String()
+}
+
+// oldUnavailable is the detail of a 503, which the old API did not have.
+type oldUnavailable struct {
+	Code      event.Code `json:"code"`
+	Message   string     `json:"message"`
+	RequestID string     `json:"requestId"`
+}
+
 func failOld(w http.ResponseWriter, r *http.Request, err error) {
 	var old *oldError
 	if errors.As(err, &old) {
+		exchangeOf(r.Context()).refuse(old.status, old.reason())
 		writeOld(w, old.status, oldDetail{old.detail})
 		return
 	}
@@ -158,9 +209,14 @@ func failOld(w http.ResponseWriter, r *http.Request, err error) {
 	for k, v := range p.GetHeaders() {
 		w.Header()[k] = v
 	}
-	detail := p.Detail
-	if p.Status == http.StatusInternalServerError {
+	var detail any = p.Detail
+	switch p.Status {
+	case http.StatusInternalServerError:
 		detail = "Internal Server Error"
+	case http.StatusServiceUnavailable:
+		detail = oldUnavailable{p.Code, p.Detail, p.RequestID}
+	case http.StatusUnprocessableEntity: // always a list
+		detail = []issueJSON{{Type: "value_error", Loc: []any{"body"}, Msg: "Value error, " + p.Detail, Input: event.Raw("null")}}
 	}
 	writeOld(w, p.Status, oldDetail{detail})
 }

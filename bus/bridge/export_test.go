@@ -3,6 +3,7 @@ package bridge
 import (
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // WebhookSignature lets tests compare with a captured one.
@@ -10,3 +11,8 @@ var WebhookSignature = webhookSignature
 
 // Server returns the server that Serve uses.
 func (b *Bridge) Server() *http.Server { return b.server(new(atomic.Int64)) }
+
+// SetTimeouts changes how long a connection may take for what. It must come before Serve.
+func (b *Bridge) SetTimeouts(header, body, idle time.Duration) {
+	b.timeouts = timeouts{header, body, idle}
+}

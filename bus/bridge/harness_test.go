@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ type bundle struct {
 	config bridge.Config
 	url    string
 	client *http.Client
+
+	stopDelivery func()
 }
 
 // setup starts a bundle; change, unless nil, changes the bridge's configuration first.
@@ -56,11 +59,28 @@ func setupOn(t *testing.T, conn *bus.Conn, change func(*bridge.Config)) *bundle 
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.stopDelivery = runDelivery(t, br)
 	server := httptest.NewServer(br.Handler())
 	t.Cleanup(server.Close)
 	b.url, b.client = server.URL, server.Client()
 	b.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return b
+}
+
+// runDelivery hands out tasks until stop, or the end of the test.
+func runDelivery(t *testing.T, br *bridge.Bridge) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- br.Deliver(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 func openStore(t *testing.T) storage.Store {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -20,7 +21,9 @@ import (
 
 const (
 	headerRequestID = "X-Request-Id"
+	headerSequence  = "Opscore-Sequence" // stream/sequence of the message that a write became
 	maxRequestID    = 128
+	maxMethod       = 16
 	maxTrace        = 128 // of a traceparent
 	maxTraceState   = 512
 )
@@ -28,13 +31,12 @@ const (
 // exchange is what the layers of one request tell each other.
 type exchange struct {
 	http.ResponseWriter
+	trace
 
-	id     string // of the request
-	route  string // pattern that matched
-	status int
-	start  time.Time
-	cause  error // of an answer that tells less than is known
-	close  bool  // the connection ends with this answer
+	requests *requestLog   // that remembers the request
+	pattern  func() string // of the route, as far as it is known
+	cause    error         // of an answer that tells less than is known
+	close    bool          // the connection ends with this answer
 
 	traceparent, tracestate string // of the client, for the messages that the request leads to
 }
@@ -45,16 +47,38 @@ func exchangeOf(ctx context.Context) *exchange {
 	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
 		return x
 	}
-	return &exchange{start: time.Now()}
+	return &exchange{}
 }
 
-// WriteHeader adds the headers that every answer has.
+// noRoute is the route of what matches none.
+const noRoute = "none"
+
+// noteRoute keeps the pattern that matched.
+func (x *exchange) noteRoute() {
+	if x.pattern == nil {
+		return
+	}
+	if p := x.pattern(); p != "" {
+		x.route = p
+	}
+	x.pattern = nil
+}
+
+// WriteHeader adds the headers that every answer has. The request is remembered before anybody can have got the answer.
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 {
 		x.status = status
+		x.reach(answered, time.Now())
+		x.noteRoute()
+		if x.isWorthKeeping() {
+			x.requests.add(&x.trace)
+		}
 		h := x.Header()
 		h.Set(headerRequestID, x.id)
-		h.Set("X-Process-Time", strconv.FormatFloat(time.Since(x.start).Seconds(), 'f', -1, 64))
+		h.Set("X-Process-Time", strconv.FormatFloat(x.took().Seconds(), 'f', -1, 64))
+		if seq := x.sequence(); seq != "" {
+			h.Set(headerSequence, seq)
+		}
 		if x.close {
 			h.Set("Connection", "close")
 		}
@@ -81,13 +105,37 @@ func (x *exchange) mark(h nats.Header) {
 	}
 }
 
+// took is how long the request has taken until its answer, or until now.
+func (x *exchange) took() time.Duration {
+	until := x.at[answered]
+	if until.IsZero() {
+		until = time.Now()
+	}
+	return until.Sub(x.at[received])
+}
+
+// isProbe reports whether the request only asks whether this process serves.
+func (x *exchange) isProbe() bool { return x.route == pathReady || x.route == pathLive }
+
+// isBeat reports whether the request is one that every agent sends all the time and that is not stored.
+func (x *exchange) isBeat() bool { return strings.HasSuffix(x.route, "/heartbeat") }
+
+// isWorthKeeping reports whether somebody may want to know what became of the request.
+func (x *exchange) isWorthKeeping() bool {
+	return x.status >= 400 && !x.isProbe() || !x.isRead() && !x.isBeat()
+}
+
 // Unwrap lets http.ResponseController reach the connection.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
 // observe names each request, logs what became of it, and turns a panic into an error.
 func (b *Bridge) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{ResponseWriter: w, id: requestID(r), route: "none", start: time.Now(), close: b.isDraining()}
+		x := &exchange{
+			ResponseWriter: w, requests: &b.requests, close: b.isDraining(),
+			trace: trace{id: requestID(r), method: clip(r.Method, maxMethod), route: noRoute},
+		}
+		x.reach(received, time.Now())
 		if parent := r.Header.Get(event.HeaderTraceparent); len(parent) <= maxTrace {
 			x.traceparent, x.tracestate = parent, r.Header.Get(event.HeaderTracestate)
 		}
@@ -112,26 +160,38 @@ func (b *Bridge) observe(next http.Handler) http.Handler {
 	})
 }
 
-// logRequest writes one line: at info level for writes of the new API and for whatever failed, else at debug level.
+// logRequest writes one line: a warning for a request that was refused, at info level for writes of the new API, else at debug level.
 func (b *Bridge) logRequest(x *exchange, r *http.Request) {
 	level := slog.LevelDebug
-	switch read := r.Method == http.MethodGet || r.Method == http.MethodHead; {
-	case x.route == pathReady || x.route == pathLive:
-	case x.status >= 400 || isAPI(r.URL.Path) && !read:
+	switch {
+	case x.isProbe():
+	case x.status >= 400:
+		level = slog.LevelWarn
+	case isAPI(r.URL.Path) && !x.isRead() && !x.isBeat():
 		level = slog.LevelInfo
 	}
-	if !b.log.Enabled(r.Context(), level) && x.cause == nil {
+	if x.status == http.StatusInternalServerError {
+		level = slog.LevelError
+	}
+	if !b.log.Enabled(r.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("route", x.route), slog.Int("status", x.status),
-		slog.Float64("ms", float64(time.Since(x.start).Microseconds())/1000), slog.String("request_id", x.id),
+		slog.String("method", x.method), slog.String("route", x.route), slog.Int("status", x.status),
+		slog.Float64("ms", float64(x.took().Microseconds())/1000), slog.String("request_id", x.id),
+	}
+	if level >= slog.LevelWarn {
+		suppressed, ok := b.refusals.allow(x.route, time.Now())
+		if !ok {
+			return
+		}
+		if suppressed > 0 {
+			attrs = append(attrs, slog.Int("suppressed", suppressed))
+		}
+		attrs = append(attrs, slog.String("step", string(steps[x.failed])), slog.String("reason", x.reason))
 	}
 	if x.cause != nil {
 		attrs = append(attrs, slog.Any("err", x.cause))
-		if x.status == http.StatusInternalServerError {
-			level = slog.LevelError
-		}
 	}
 	b.log.LogAttrs(r.Context(), level, "request", attrs...)
 }
@@ -153,6 +213,9 @@ func (b *Bridge) limit(next http.Handler) http.Handler {
 			return
 		}
 		slots := []chan struct{}{b.inFlight}
+		if isPoll(r) {
+			slots[0] = b.polling // or agents that wait would keep everybody else out
+		}
 		if r.ContentLength > bigBody || r.ContentLength < 0 {
 			slots = append(slots, b.bigBodies)
 		}
@@ -170,7 +233,7 @@ func (b *Bridge) limit(next http.Handler) http.Handler {
 }
 
 // readBody reads the whole body, within its bounds of size and time.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, timeout time.Duration) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		exchangeOf(r.Context()).close = true // instead of reading on to find the next request
 		return nil, errBodyTooLarge
@@ -179,7 +242,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return nil, nil
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not supported by a recorder in tests
+	_ = control.SetReadDeadline(time.Now().Add(timeout)) // not supported by a recorder in tests
 	// No more than a little is set aside for what a client only says it will send.
 	body := make([]byte, 0, min(max(r.ContentLength, 0), bigBody)+1)
 	body, err := appendAll(body, http.MaxBytesReader(w, r.Body, maxBody))
@@ -187,6 +250,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	switch {
 	case errors.As(err, &tooLarge):
 		return nil, errBodyTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		exchangeOf(r.Context()).close = true
+		return nil, &Problem{Status: http.StatusRequestTimeout, Code: event.CodeMalformed, Detail: "the body did not come in time"}
 	case err != nil:
 		exchangeOf(r.Context()).close = true
 		return nil, event.Errorf(event.CodeMalformed, "the body could not be read to its end")

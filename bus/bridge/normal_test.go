@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"net/http"
 	"os"
 	"testing"
 	"time"
@@ -106,4 +107,56 @@ func FuzzSyntax(f *testing.F) {
 			t.Errorf("%q: %v", body, issue)
 		}
 	})
+}
+
+// An offer is made again when the agent asks, however close the two come.
+func TestAnOfferHearsThatItsAgentAsks(t *testing.T) {
+	var o offers
+	o.wake("a") // nobody waits
+	o.join("a")
+	o.join("a")
+	first := o.polled("a")
+	o.wake("a")
+	select {
+	case <-first:
+	default:
+		t.Error("the offer does not hear of it")
+	}
+	select {
+	case <-o.polled("a"):
+		t.Error("the next offer hears of the last poll")
+	default:
+	}
+	o.leave("a")
+	o.leave("a")
+	if len(o.waiting) != 0 {
+		t.Errorf("%d agents are remembered for nothing", len(o.waiting))
+	}
+}
+
+func TestRetryAfterIsSecondsOrADateAndBounded(t *testing.T) {
+	now := time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC)
+	for text, want := range map[string]time.Duration{
+		"": 0, "soon": 0, "-3": 0, "7": 7 * time.Second, "99999999": time.Hour, "99999999999999999999": 0,
+		"Sun, 01 Mar 2026 09:30:05 GMT": 5 * time.Second, "Sun, 01 Mar 2026 09:29:00 GMT": 0,
+	} {
+		if got := retryAfterOf(http.Header{"Retry-After": {text}}, now); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
+func TestThePayloadForOldAgentsKeepsTheInput(t *testing.T) {
+	for in, want := range map[string]string{
+		`{}`:                             `{"task_name":"n","task_parameters":{}}`,
+		` {"a":1.0} `:                    `{"a":1.0,"task_name":"n","task_parameters":{"a":1.0}}`,
+		`{"task_name":"own"}`:            `{"task_name":"own","task_parameters":{"task_name":"own"}}`,
+		`{"task_parameters":1,"b":[{}]}`: `{"task_parameters":1,"b":[{}],"task_name":"n"}`,
+		`null`:                           `{"task_name":"n","task_parameters":{}}`,
+	} {
+		got := agentKitPayload(event.Raw(in), "n")
+		if again := got.Clone(); again.Compact() != nil || string(again) != want {
+			t.Errorf("%s becomes %s, want %s", in, got, want)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -100,7 +101,7 @@ func (b *Bridge) serveOld(w http.ResponseWriter, r *http.Request) {
 	m, ok := b.old[route].methods[r.Method]
 	if !ok {
 		w.Header().Set("Allow", b.old[route].allow)
-		writeOld(w, http.StatusMethodNotAllowed, oldDetail{"Method Not Allowed"})
+		failOld(w, r, &oldError{http.StatusMethodNotAllowed, "Method Not Allowed"})
 		return
 	}
 	status, answer, err := b.serveOldMethod(w, r, m, agent)
@@ -116,7 +117,7 @@ func (b *Bridge) serveOldMethod(w http.ResponseWriter, r *http.Request, m oldMet
 	var raw []byte
 	if m.takeBody {
 		var err error
-		if raw, err = readBody(w, r); err != nil {
+		if raw, err = readBody(w, r, b.timeouts.body); err != nil {
 			return 0, nil, err
 		}
 		if req.body, err = parseOldBody(r.Header.Get("Content-Type"), raw); err != nil {
@@ -128,6 +129,7 @@ func (b *Bridge) serveOldMethod(w http.ResponseWriter, r *http.Request, m oldMet
 			return 0, nil, err
 		}
 	}
+	exchangeOf(r.Context()).reach(authenticated, time.Now())
 	return m.serve(r.Context(), req)
 }
 
@@ -135,7 +137,7 @@ func (b *Bridge) serveOldMethod(w http.ResponseWriter, r *http.Request, m oldMet
 func oldNotFound(w http.ResponseWriter, r *http.Request) {
 	trimmed := strings.TrimRight(r.URL.Path, "/")
 	if route, _ := matchOld(trimmed); route == "" || trimmed == r.URL.Path {
-		writeOld(w, http.StatusNotFound, oldDetail{"Not Found"})
+		failOld(w, r, &oldError{http.StatusNotFound, "Not Found"})
 		return
 	}
 	target := url.URL{Scheme: "http", Host: r.Host, Path: trimmed, RawQuery: r.URL.RawQuery}

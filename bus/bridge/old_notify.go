@@ -8,6 +8,9 @@ import (
 	"github.com/opspawn/opscore/bus/event"
 )
 
+// unknownEvent begins the refusal of an event that is neither REGISTER nor DEREGISTER; what the client said follows.
+const unknownEvent = "Unknown event type: "
+
 // notification is the body of the old webhook.
 type notification struct {
 	eventType string
@@ -63,5 +66,5 @@ func (b *Bridge) oldNotify(ctx context.Context, r *oldRequest) (int, any, error)
 		// It is, but this is what the clients know.
 		return http.StatusOK, success("DEREGISTER notification received but not fully processed."), nil
 	}
-	return 0, nil, &oldError{http.StatusBadRequest, "Unknown event type: " + n.eventType}
+	return 0, nil, &oldError{http.StatusBadRequest, unknownEvent + n.eventType}
 }

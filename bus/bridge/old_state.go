@@ -33,6 +33,10 @@ func (b *Bridge) oldPostState(ctx context.Context, r *oldRequest) (int, any, err
 	}
 	said.Timestamp = normaliseTimestamp(said.Timestamp, time.Now())
 	err := b.report(ctx, event.VerbState, agent, &said)
+	if b.cfg.AdoptAgents && refusedWith(err, event.CodeUnknownAgent) {
+		b.adopt(ctx, agent)
+		err = b.report(ctx, event.VerbState, agent, &said)
+	}
 	if refusedWith(err, event.CodeUnknownAgent) {
 		return 0, nil, agentNotFound(agent)
 	}

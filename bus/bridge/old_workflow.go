@@ -96,6 +96,9 @@ func (b *Bridge) oldTrigger(ctx context.Context, r *oldRequest) (int, any, error
 	if err := b.checkTrigger(ctx, t, r.agent); err != nil {
 		return 0, nil, err
 	}
+	if problem := t.firstTaskProblem(); problem != "" {
+		return 0, nil, &oldError{http.StatusBadRequest, "Invalid task data: " + problem}
+	}
 	start := &event.RunStart{WorkflowID: t.workflowID, Definition: t.definition, Legacy: true, Input: t.payload, AgentID: r.agent}
 	c, err := b.toRun(event.KindRunStart, uuid.NewString(), start)
 	if err != nil {
@@ -107,9 +110,6 @@ func (b *Bridge) oldTrigger(ctx context.Context, r *oldRequest) (int, any, error
 		return 0, nil, workflowNotFound(t.workflowID)
 	case err != nil:
 		return 0, nil, err
-	}
-	if problem := t.firstTaskProblem(); problem != "" && outcome.State == string(event.RunFailed) {
-		return 0, nil, &oldError{http.StatusBadRequest, "Invalid task data: " + problem}
 	}
 	answer := triggerAnswer{SessionID: outcome.RunID, WorkflowID: t.workflowID, Message: "Workflow triggered successfully"}
 	if outcome.State == string(event.RunCompleted) {

@@ -11,35 +11,44 @@ import (
 	"time"
 )
 
-// The bounds of the server. Old clients pause up to a minute between two requests on one connection, and count a connection
-// that is closed at the wrong moment as a failure.
+// The bounds of the server.
 const (
-	headerTimeout = 10 * time.Second
-	idleTimeout   = 180 * time.Second
-	bodyTimeout   = 30 * time.Second
-	writeTimeout  = 2 * time.Minute // from the header of a request on; longer than anybody may wait for an answer
-	maxHeader     = 32 << 10
-	maxBody       = 1 << 20
-	maxInFlight   = 4096
-	bigBody       = 64 << 10
-	maxBigBodies  = 128 // bodies over bigBody, or of unknown length, in memory at once
+	writeTimeout = 2 * time.Minute // from the header of a request on; longer than anybody may wait for an answer
+	maxHeader    = 32 << 10
+	maxURI       = 8 << 10
+	maxBody      = 1 << 20
+	maxInFlight  = 4096
+	bigBody      = 64 << 10
+	maxBigBodies = 128 // bodies over bigBody, or of unknown length, in memory at once
 
 	partTime  = time.Second      // to tell clients on idle connections that they shall close them
 	drainTime = 10 * time.Second // for requests that are being served
 	abortTime = 5 * time.Second  // for handlers whose connections were closed
 )
 
+// timeouts is how long a connection may take for what.
+type timeouts struct{ header, body, idle time.Duration }
+
+// defaultTimeouts: old clients pause up to a minute between two requests on one connection, and count a connection that is closed at
+// the wrong moment as a failure.
+var defaultTimeouts = timeouts{header: 10 * time.Second, body: 30 * time.Second, idle: 180 * time.Second}
+
 var errDraining = errors.New("shutting down")
 
 // Serve answers requests on a listener until ctx ends, and closes the listener. When ctx ends it goes on for up to a second so that
 // clients learn from a Connection: close that the connection ends, then waits up to 10 s for requests in flight. It returns when
-// its goroutines are gone, with an error if the listener failed. A Bridge serves once.
+// its goroutines are gone, with an error if the listener failed. Meanwhile other replicas can ask it for the requests that it remembers. A
+// Bridge serves once.
 func (b *Bridge) Serve(ctx context.Context, l net.Listener) error {
+	questions, err := b.answerReplicas()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer func() { _ = questions.Unsubscribe() }() // the connection may be closed already
 	var open atomic.Int64
 	srv := b.server(&open)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	var err error
 	select {
 	case err = <-failed:
 		b.drain(srv, &open)
@@ -58,8 +67,8 @@ func (b *Bridge) Serve(ctx context.Context, l net.Listener) error {
 func (b *Bridge) server(open *atomic.Int64) *http.Server {
 	return &http.Server{
 		Handler:           b.handler,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: b.timeouts.header,
+		IdleTimeout:       b.timeouts.idle,
 		WriteTimeout:      writeTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),

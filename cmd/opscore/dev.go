@@ -21,6 +21,7 @@ const legacyKey = "test-api-key"
 // newDevCommand builds the command that runs everything in one process.
 func newDevCommand(a *app) *cobra.Command {
 	var dataDir, natsAddr, httpAddr string
+	var delivery deliveryFlags
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run everything in one process, with nothing to install",
@@ -31,7 +32,7 @@ needed everywhere but on the webhook and the probes.`,
 		Example: "  opscore dev\n  opscore dev --data-dir ./data --http-addr 127.0.0.1:8080",
 		Args:    none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, done, err := a.devConfig(dataDir, natsAddr, httpAddr)
+			cfg, done, err := a.devConfig(dataDir, natsAddr, httpAddr, delivery)
 			if err != nil {
 				return err
 			}
@@ -41,13 +42,14 @@ needed everywhere but on the webhook and the probes.`,
 	cmd.Flags().StringVar(&dataDir, "data-dir", "", "keep the data in this `folder` (default: a temporary one that is removed)")
 	cmd.Flags().StringVar(&natsAddr, "nats-addr", "127.0.0.1:4222", "`address` of the NATS server")
 	cmd.Flags().StringVar(&httpAddr, "http-addr", "127.0.0.1:8000", "`address` of the HTTP API")
+	delivery.add(cmd)
 	return cmd
 }
 
 // devConfig returns what dev runs, and what to do with the data afterwards.
-func (a *app) devConfig(dataDir, natsAddr, httpAddr string) (cfg server.Config, done func() error, err error) {
+func (a *app) devConfig(dataDir, natsAddr, httpAddr string, delivery deliveryFlags) (cfg server.Config, done func() error, err error) {
 	done = func() error { return nil }
-	if cfg, err = a.serverConfig(httpAddr); err != nil {
+	if cfg, err = a.serverConfig(httpAddr, delivery); err != nil {
 		return cfg, done, err
 	}
 	if cfg.Key == "" {

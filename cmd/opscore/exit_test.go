@@ -194,3 +194,12 @@ func TestSignalEndsContext(t *testing.T) {
 		t.Errorf("exit code %d without a signal", code)
 	}
 }
+
+func TestUnknownRequestIsNotFound(t *testing.T) {
+	t.Parallel()
+	p := newProgram(t, problemOf(404, `{"status":404,"code":"unknown_request","detail":"no replica remembers a request \"x\""}`))
+	got := p.run("explain", "request", "x")
+	if got.code != exitNotFound || got.stderr != "opscore: no replica remembers a request \"x\"\n" {
+		t.Errorf("%+v", got)
+	}
+}

@@ -16,7 +16,10 @@ func TestOutput(t *testing.T) {
 	t.Parallel()
 	agent, agent2, run := fixture(t, "agent.json"), fixture(t, "agent2.json"), fixture(t, "run.json")
 	waiting, workflow := fixture(t, "waiting.json"), fixture(t, "workflow.json")
+	request, refused := fixture(t, "request.json"), fixture(t, "request-refused.json")
 	p := newProgram(t, answers(t, map[string]string{
+		"GET /api/v1/requests/q-1":     request,
+		"GET /api/v1/requests/q-2":     refused,
 		"GET /api/v1/agents":           `{"items":[` + agent + `,` + agent2 + `]}`,
 		"GET /api/v1/agents/writer-1":  agent,
 		"GET /api/v1/runs":             `{"items":[` + run + `]}`,
@@ -29,16 +32,18 @@ func TestOutput(t *testing.T) {
 		"POST /api/v1/runs":            `{"runId":"r-3","workflowId":"report","workflowVersion":"0123456789abcdef","state":"pending"}`,
 	}))
 	for name, args := range map[string]string{
-		"agent-list":     "agent list",
-		"agent-get":      "agents get writer-1",
-		"run-list":       "runs list",
-		"run-get":        "run get r-1",
-		"run-cancel":     "run cancel r-1 --reason late",
-		"run-get-ready":  "run get r-2",
-		"run-start":      "run start report",
-		"workflow-list":  "workflows list",
-		"workflow-get":   "workflow get report",
-		"workflow-apply": "workflow apply -f testdata/report.yaml",
+		"agent-list":      "agent list",
+		"agent-get":       "agents get writer-1",
+		"run-list":        "runs list",
+		"run-get":         "run get r-1",
+		"run-cancel":      "run cancel r-1 --reason late",
+		"run-get-ready":   "run get r-2",
+		"run-start":       "run start report",
+		"workflow-list":   "workflows list",
+		"workflow-get":    "workflow get report",
+		"explain-request": "explain request q-1",
+		"explain-refused": "explain request q-2",
+		"workflow-apply":  "workflow apply -f testdata/report.yaml",
 	} {
 		for _, format := range []string{formatTable, formatJSON} {
 			got := p.run(append(strings.Fields(args), "-o", format)...)

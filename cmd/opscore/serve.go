@@ -28,6 +28,7 @@ func newServeCommand(a *app) *cobra.Command {
 	var natsURL, redisURL, httpAddr, roles string
 	var replicas int
 	var insecure bool
+	var delivery deliveryFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a replica against external NATS and Redis servers",
@@ -37,7 +38,7 @@ Any number of replicas may run; any of them may be killed at any time. OPSCORE_A
 		Example: "  OPSCORE_API_KEY=… opscore serve --nats-url nats://nats:4222 --redis-url redis://redis:6379/0 --http-addr :8000",
 		Args:    none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := a.serverConfig(httpAddr)
+			cfg, err := a.serverConfig(httpAddr, delivery)
 			if err != nil {
 				return err
 			}
@@ -57,11 +58,12 @@ Any number of replicas may run; any of them may be killed at any time. OPSCORE_A
 	cmd.Flags().StringVar(&roles, "roles", "lifecycle,workflow,bridge", "the parts to run, separated by commas")
 	cmd.Flags().IntVar(&replicas, "stream-replicas", 1, "replicas of the streams that are created, 1 or 3")
 	cmd.Flags().BoolVar(&insecure, "insecure", false, "run without a key")
+	delivery.add(cmd)
 	return cmd
 }
 
 // serverConfig is what dev and serve have in common.
-func (a *app) serverConfig(httpAddr string) (server.Config, error) {
+func (a *app) serverConfig(httpAddr string, flags deliveryFlags) (server.Config, error) {
 	key, err := a.apiKey()
 	if err != nil {
 		return server.Config{}, err
@@ -70,8 +72,12 @@ func (a *app) serverConfig(httpAddr string) (server.Config, error) {
 	if err != nil {
 		return server.Config{}, err
 	}
+	delivery, err := a.delivery(flags)
+	if err != nil {
+		return server.Config{}, err
+	}
 	return server.Config{
-		HTTPAddr: httpAddr, Key: key, WebhookSecrets: strings.Fields(a.getenv(envWebhookSecrets)),
+		HTTPAddr: httpAddr, Delivery: delivery, Key: key, WebhookSecrets: strings.Fields(a.getenv(envWebhookSecrets)),
 		Version: readBuild().Version, Log: log, Crash: crashAt(a.getenv(envCrash)),
 	}, nil
 }

@@ -43,6 +43,19 @@ func (s *server) preload(ctx context.Context) error {
 	}
 }
 
+// preloadTimeout is how long a start waits for the sample definition; where no replica runs workflows yet, it comes later.
+const preloadTimeout = 5 * time.Second
+
+func awaitPreload(ctx context.Context, preloaded <-chan struct{}) {
+	limit := time.NewTimer(preloadTimeout)
+	defer limit.Stop()
+	select {
+	case <-preloaded:
+	case <-limit.C:
+	case <-ctx.Done():
+	}
+}
+
 func (s *server) applySample(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

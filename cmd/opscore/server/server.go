@@ -51,12 +51,23 @@ type Config struct {
 	OldKey         string   // key of the three old bearer routes when Key is empty
 	WebhookSecrets []string // of the old webhook; empty leaves it open
 
+	Delivery Delivery
+
 	Version string
 	Log     *slog.Logger
 	// Ready is called once everything stands and the listener is open.
 	Ready func(Addresses)
 	// Crash is called at named points, for fault tests.
 	Crash func(point string)
+}
+
+// Delivery says how agents are reached by HTTP; see [bridge.Config].
+type Delivery struct {
+	Secrets      []string // that sign requests to agents of delivery http
+	AgentKitURL  string
+	AgentKitKey  string
+	AgentKitMode string
+	AdoptAgents  bool
 }
 
 // Addresses say where a running server is reached.
@@ -193,6 +204,14 @@ func (s *server) run(ctx context.Context) error {
 	if s.engine != nil {
 		g.Go(func() error { return s.engine.Run(ctx) })
 	}
+	if s.has(RoleBridge) || s.has(RoleWorkflow) {
+		preloaded := make(chan struct{})
+		g.Go(func() error {
+			defer close(preloaded)
+			return s.preload(ctx)
+		})
+		awaitPreload(ctx, preloaded) // so that the first request finds it
+	}
 	at := Addresses{NATS: s.cfg.NATSURL}
 	if s.embedded != nil {
 		at.NATS = s.embedded.URL()
@@ -203,17 +222,17 @@ func (s *server) run(ctx context.Context) error {
 			Bus: s.conn, Agents: agents, Runs: workflow.NewQueries(s.store), History: bridge.History(agents.History),
 			Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
 			Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version,
+			PushSecrets: s.cfg.Delivery.Secrets, AgentKitURL: s.cfg.Delivery.AgentKitURL, AgentKitKey: s.cfg.Delivery.AgentKitKey,
+			AgentKitMode: s.cfg.Delivery.AgentKitMode, AdoptAgents: s.cfg.Delivery.AdoptAgents,
 		})
 		if err != nil {
 			return fmt.Errorf("set up the HTTP bridge: %w", err)
 		}
 		at.HTTP = s.listener.Addr().String()
 		g.Go(func() error { return b.Serve(ctx, s.listener) })
+		g.Go(func() error { return b.Deliver(ctx) })
 	}
 	g.Go(func() error { return s.serveQueries(ctx) })
-	if s.has(RoleBridge) || s.has(RoleWorkflow) {
-		g.Go(func() error { return s.preload(ctx) })
-	}
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(at)
 	}
