@@ -194,8 +194,59 @@ func (s *server) forget() {
 	}
 }
 
+// run runs the services, and around them the edge, which needs them to answer: when ctx ends the edge stops first, and the services when it has
+// answered its last request. Whatever fails ends both.
 func (s *server) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	var b *bridge.Bridge
+	at := Addresses{NATS: s.cfg.NATSURL}
+	if s.embedded != nil {
+		at.NATS = s.embedded.URL()
+	}
+	if s.has(RoleBridge) {
+		var err error
+		if b, err = s.newBridge(); err != nil {
+			return fmt.Errorf("set up the HTTP bridge: %w", err)
+		}
+		at.HTTP = s.listener.Addr().String()
+	}
+	stay, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	services, inner := errgroup.WithContext(stay)
+	s.serve(inner, services)
+	edge, outer := errgroup.WithContext(ctx)
+	edge.Go(func() error { // a service that failed
+		select {
+		case <-inner.Done():
+			return context.Cause(inner)
+		case <-outer.Done():
+			return nil
+		}
+	})
+	if s.has(RoleBridge) || s.has(RoleWorkflow) {
+		preloaded := make(chan struct{})
+		edge.Go(func() error {
+			defer close(preloaded)
+			return s.preload(outer)
+		})
+		awaitPreload(outer, preloaded) // so that the first request finds it
+	}
+	if b != nil {
+		edge.Go(func() error { return b.Serve(outer, s.listener) })
+		edge.Go(func() error { return b.Deliver(outer) })
+	}
+	if s.cfg.Ready != nil {
+		s.cfg.Ready(at)
+	}
+	err := edge.Wait()
+	stop()
+	if failed := services.Wait(); failed != nil {
+		return failed // the edge knows no more than that it did
+	}
+	return err
+}
+
+// serve starts the services.
+func (s *server) serve(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { collectWhenIdle(ctx); return nil })
 	g.Go(func() error { return s.keeper.Run(ctx) })
 	if s.agents != nil {
@@ -204,39 +255,18 @@ func (s *server) run(ctx context.Context) error {
 	if s.engine != nil {
 		g.Go(func() error { return s.engine.Run(ctx) })
 	}
-	if s.has(RoleBridge) || s.has(RoleWorkflow) {
-		preloaded := make(chan struct{})
-		g.Go(func() error {
-			defer close(preloaded)
-			return s.preload(ctx)
-		})
-		awaitPreload(ctx, preloaded) // so that the first request finds it
-	}
-	at := Addresses{NATS: s.cfg.NATSURL}
-	if s.embedded != nil {
-		at.NATS = s.embedded.URL()
-	}
-	if s.has(RoleBridge) {
-		agents := lifecycle.NewQueries(s.store)
-		b, err := bridge.New(bridge.Config{
-			Bus: s.conn, Agents: agents, Runs: workflow.NewQueries(s.store), History: bridge.History(agents.History),
-			Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
-			Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version,
-			PushSecrets: s.cfg.Delivery.Secrets, AgentKitURL: s.cfg.Delivery.AgentKitURL, AgentKitKey: s.cfg.Delivery.AgentKitKey,
-			AgentKitMode: s.cfg.Delivery.AgentKitMode, AdoptAgents: s.cfg.Delivery.AdoptAgents,
-		})
-		if err != nil {
-			return fmt.Errorf("set up the HTTP bridge: %w", err)
-		}
-		at.HTTP = s.listener.Addr().String()
-		g.Go(func() error { return b.Serve(ctx, s.listener) })
-		g.Go(func() error { return b.Deliver(ctx) })
-	}
 	g.Go(func() error { return s.serveQueries(ctx) })
-	if s.cfg.Ready != nil {
-		s.cfg.Ready(at)
-	}
-	return g.Wait()
+}
+
+func (s *server) newBridge() (*bridge.Bridge, error) {
+	agents := lifecycle.NewQueries(s.store)
+	return bridge.New(bridge.Config{
+		Bus: s.conn, Agents: agents, Runs: workflow.NewQueries(s.store), History: bridge.History(agents.History),
+		Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
+		Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version,
+		PushSecrets: s.cfg.Delivery.Secrets, AgentKitURL: s.cfg.Delivery.AgentKitURL, AgentKitKey: s.cfg.Delivery.AgentKitKey,
+		AgentKitMode: s.cfg.Delivery.AgentKitMode, AdoptAgents: s.cfg.Delivery.AdoptAgents,
+	})
 }
 
 // checks says what /readyz shows: ready means progressing.
