@@ -38,8 +38,9 @@ var mayImport = map[string][]string{
 	"lifecycle": {"bus", "bus/event", "storage"},
 	"workflow":  {"bus", "bus/event", "storage", "lifecycle"},
 
-	"bus/bridge": {"bus", "bus/event", "storage"},
-	"loadgen":    {"bus/agent", "bus/event"},
+	"bus/bridge":     {"bus", "bus/event", "storage"},
+	"loadgen":        {"bus/agent", "bus/event"},
+	"loadgen/report": {"loadgen"},
 
 	"examples/...": {"bus/agent", "bus/event"},
 	"cmd/...":      {"..."},

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -9,12 +9,16 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/opspawn/opscore/cmd/loadgen/env"
 )
 
 const (
@@ -26,26 +30,6 @@ const (
 	idleTime   = 25 * time.Second
 	idleConns  = 5000
 )
-
-// serveBare answers every request with a fixed body: what HTTP alone costs on this machine.
-func serveBare(ctx context.Context) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusAccepted)
-		_, _ = io.WriteString(w, `{"status":"success","message":"State update accepted"}`)
-	})}
-	go func() {
-		<-ctx.Done()
-		_ = srv.Close()
-	}()
-	fmt.Println("ready", l.Addr())
-	return srv.Serve(l)
-}
 
 // request is one HTTP request as bytes, and the status that answers it.
 type request struct {
@@ -82,7 +66,7 @@ func readRequest(n int) request {
 }
 
 // hammer keeps httpConns connections busy for a while and returns the requests per second and their 99th percentile in ms.
-func hammer(ctx context.Context, addr string, make func(n int) request) (rate, p99 float64, err error) {
+func hammer(ctx context.Context, addr string, next func(n int) request) (rate, p99 float64, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
 	var waits []time.Duration
@@ -90,7 +74,7 @@ func hammer(ctx context.Context, addr string, make func(n int) request) (rate, p
 	measure, end := begin.Add(httpWarm), begin.Add(httpWarm+httpTime)
 	for conn := range httpConns {
 		g.Go(func() error {
-			mine, err := hammerOne(ctx, addr, func(i int) request { return make(conn + i*httpConns) }, measure, end)
+			mine, err := hammerOne(ctx, addr, func(i int) request { return next(conn + i*httpConns) }, measure, end)
 			mu.Lock()
 			waits = append(waits, mine...)
 			mu.Unlock()
@@ -104,7 +88,7 @@ func hammer(ctx context.Context, addr string, make func(n int) request) (rate, p
 	return float64(len(waits)) / httpTime.Seconds(), float64(waits[len(waits)*99/100].Microseconds()) / 1000, nil
 }
 
-func hammerOne(ctx context.Context, addr string, make func(i int) request, measure, end time.Time) (waits []time.Duration, err error) {
+func hammerOne(ctx context.Context, addr string, next func(i int) request, measure, end time.Time) (waits []time.Duration, err error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -118,7 +102,7 @@ func hammerOne(ctx context.Context, addr string, make func(i int) request, measu
 		if begin.After(end) {
 			return waits, nil
 		}
-		if err := exchange(conn, in, make(i)); err != nil {
+		if err := exchange(conn, in, next(i)); err != nil {
 			return nil, err
 		}
 		if begin.After(measure) {
@@ -143,37 +127,29 @@ func exchange(conn net.Conn, in *bufio.Reader, r request) error {
 }
 
 func benchHTTP(ctx context.Context, l *lab) ([]Figure, error) {
-	_, bareAddr, err := l.start("bare")
+	if err := l.start(ctx); err != nil {
+		return nil, err
+	}
+	plain, err := l.help(ctx, "bare")
 	if err != nil {
 		return nil, err
 	}
-	conn, err := l.startBus(ctx)
-	if err != nil {
-		return nil, err
-	}
-	conn.Close()
-	if err := l.startRedis(ctx); err != nil {
-		return nil, err
-	}
-	cmd, addr, err := l.start("http", l.nats, l.redis)
-	if err != nil {
-		return nil, err
-	}
-	bare, _, err := hammer(ctx, bareAddr, stateRequest)
+	bare, _, err := hammer(ctx, plain.addr, stateRequest)
 	if err != nil {
 		return nil, fmt.Errorf("bare HTTP: %w", err)
 	}
+	addr := strings.TrimPrefix(l.env.URLs[0], "http://")
 	var figures []Figure
 	for _, op := range []struct {
 		name, goal string
-		make       func(int) request
+		next       func(int) request
 	}{
 		{"register by the webhook", "≥ 4000 /s", registerRequest},
 		{"POST state → 202 after the commit", "≥ 5000 /s, p99 < 20 ms", stateRequest},
 		{"GET state", "≥ 10000 /s", readRequest},
 	} {
 		before := l.cpu()
-		rate, p99, err := hammer(ctx, addr, op.make)
+		rate, p99, err := hammer(ctx, addr, op.next)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", op.name, err)
 		}
@@ -182,7 +158,7 @@ func benchHTTP(ctx context.Context, l *lab) ([]Figure, error) {
 			Note: fmt.Sprintf("p99 %.1f ms; CPU seconds in %.0f s: %s", p99, (httpTime + httpWarm).Seconds(), l.cpu().since(before)),
 		})
 	}
-	idle, err := benchIdle(ctx, addr, cmd.Process.Pid)
+	idle, err := benchIdle(ctx, addr, l.env.Processes()[env.Replica(1)].PID)
 	return append(figures, idle), err
 }
 
@@ -217,4 +193,26 @@ func benchIdle(ctx context.Context, addr string, pid int) (Figure, error) {
 		Name: "memory of a server with 5,000 idle connections", Value: own, Unit: "MiB", Goal: "< 150 MB",
 		Note: fmt.Sprintf("VmRSS %.0f MiB; before them %.0f MiB", resident, before),
 	}, err
+}
+
+// memory returns the memory of a process in MiB: what is its own (RssAnon + RssShmem), and all that is resident (VmRSS).
+func memory(pid int) (own, resident float64, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		var kb float64
+		name, value, _ := strings.Cut(line, ":")
+		if _, err := fmt.Sscanf(strings.TrimSpace(value), "%f kB", &kb); err != nil {
+			continue
+		}
+		switch name {
+		case "RssAnon", "RssShmem":
+			own += kb / 1024
+		case "VmRSS":
+			resident = kb / 1024
+		}
+	}
+	return own, resident, nil
 }

@@ -1,0 +1,274 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/agent"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/loadgen"
+)
+
+// What the load consists of.
+const (
+	workers      = 10                    // agents that do tasks
+	slots        = 4                     // of each
+	work         = 20 * time.Millisecond // on a task, on average
+	talkers      = 40                    // agents that only report how they are; every other one by HTTP
+	cancelEvery  = 50                    // one run of so many is cancelled
+	failEvery    = 40                    // one attempt of so many fails
+	defaultRate  = 50                    // runs a second
+	sendPatience = 20 * time.Second      // for one message, over all outages
+	workflowID   = "chaos"
+)
+
+const definition = `{"id":"chaos","tasks":[{"taskId":"t1","agentCapability":"one","nextTaskId":"t2"},{"taskId":"t2","agentCapability":"two"}]}`
+
+// load is what the servers have to do while they are broken.
+type load struct {
+	c    *chaos
+	conn *bus.Conn
+	http *http.Client
+
+	agents   sync.WaitGroup
+	stopWork context.CancelFunc
+	senders  sync.WaitGroup
+}
+
+// startLoad stores the workflow and starts the agents, and returns when they are ready. Their connections do not go through the proxies: it is the servers
+// that are cut off.
+func startLoad(ctx context.Context, c *chaos) (*load, error) {
+	conn, err := bus.Connect(ctx, bus.Config{URL: c.env.NATSURL, Name: "loadgen chaos"})
+	if err != nil {
+		return nil, err
+	}
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l := &load{c: c, conn: conn, stopWork: stop, http: &http.Client{Timeout: 10 * time.Second}}
+	if err := l.apply(ctx); err != nil {
+		l.close()
+		return nil, err
+	}
+	for i := range workers {
+		if err := l.startAgent(ctx, working, i); err != nil {
+			l.close()
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (l *load) apply(ctx context.Context) error {
+	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, workflowID))
+	m.Data = []byte(definition)
+	ctx, cancel := context.WithTimeout(ctx, sendPatience)
+	defer cancel()
+	outcome, _, err := l.conn.Call(ctx, m)
+	if err == nil && outcome.Error != nil {
+		err = outcome.Error
+	}
+	if err != nil {
+		return fmt.Errorf("store the workflow: %w", err)
+	}
+	return nil
+}
+
+// startAgent starts an agent whose every attempt is in the journal, and waits until it is ready.
+func (l *load) startAgent(ctx, working context.Context, i int) error {
+	w := &worker{journal: l.c.journal, id: fmt.Sprintf("worker-%02d", i)}
+	a, err := agent.New(agent.Config{
+		URL: l.c.env.NATSURL, ID: w.id, Version: "1", Capabilities: []string{"one", "two"}, Slots: slots, DrainTimeout: 3 * time.Second,
+		Log: slog.New(slog.DiscardHandler),
+	}, w.do)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	l.agents.Go(func() {
+		err := a.Run(working)
+		if err == nil {
+			l.c.journal.Delivered(w.id)
+		} else {
+			l.c.cfg.Log.Warn("agent ended", "agent", w.id, "err", err)
+		}
+		ended <- err
+	})
+	select {
+	case <-a.Ready():
+		return nil
+	case err := <-ended:
+		return fmt.Errorf("agent %s ended at once: %w", w.id, err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// worker is one agent's side of the ledger.
+type worker struct {
+	journal *loadgen.Journal
+	id      string
+}
+
+func (w *worker) do(ctx context.Context, t *agent.Task) (any, error) {
+	w.journal.Begin(w.id, slots, t.Ref(), time.Now())
+	fails := rand.IntN(failEvery) == 0
+	done := pause(ctx, time.Duration(rand.Int64N(int64(2*work))))
+	status, err := event.StatusCompleted, error(nil)
+	switch {
+	case !done && errors.Is(context.Cause(ctx), agent.ErrCancelled):
+		w.journal.Cancelled(w.id, t.Ref(), time.Now())
+		status, err = "", context.Cause(ctx)
+	case !done:
+		status, err = event.StatusFailed, context.Cause(ctx)
+	case fails:
+		status, err = event.StatusFailed, errors.New("as planned")
+	}
+	w.journal.End(w.id, t.Ref(), status, time.Now())
+	return nil, err
+}
+
+// run sends until ctx ends, and returns when every message was answered or given up.
+func (l *load) run(ctx context.Context) {
+	rate := l.c.cfg.Rate
+	if rate <= 0 {
+		rate = defaultRate
+	}
+	l.senders.Go(func() { l.startRuns(ctx, rate) })
+	for i := range talkers {
+		l.senders.Go(func() { l.talk(ctx, i, 2*rate/talkers) })
+	}
+	l.senders.Wait()
+}
+
+// startRuns starts runs at a rate and cancels some of them.
+func (l *load) startRuns(ctx context.Context, rate float64) {
+	tick := time.NewTicker(time.Duration(float64(time.Second) / rate))
+	defer tick.Stop()
+	var under sync.WaitGroup
+	defer under.Wait()
+	for i := 1; ; i++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		under.Go(func() {
+			run := uuid.NewString()
+			if l.startRun(ctx, run) && i%cancelEvery == 0 {
+				l.cancelRun(ctx, run)
+			}
+		})
+	}
+}
+
+func (l *load) startRun(ctx context.Context, run string) bool {
+	n := l.c.journal.Send(loadgen.KindStart, run)
+	body := &event.RunStart{WorkflowID: workflowID, Input: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
+	return l.publish(ctx, n, event.CommandSubject(event.KindRunStart, run), event.MustMarshal(body))
+}
+
+func (l *load) cancelRun(ctx context.Context, run string) {
+	n := l.c.journal.Send(loadgen.KindCancel, run)
+	body := &event.RunCommand{Reason: "chaos"}
+	l.publish(ctx, n, event.CommandSubject(event.KindRunCancel, run), event.MustMarshal(body))
+}
+
+// publish sends a message until a stream has it. It may take longer than the load: what is under way is brought to its end.
+func (l *load) publish(ctx context.Context, n uint64, subject string, body []byte) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendPatience)
+	defer cancel()
+	m := nats.NewMsg(subject)
+	m.Data = body
+	ack, err := l.conn.Publish(ctx, m)
+	if err != nil {
+		return false
+	}
+	l.c.journal.Ack(n, loadgen.Position{Stream: ack.Stream, Seq: ack.Seq})
+	return true
+}
+
+// talk registers an agent and reports its state again and again, one report after the other.
+func (l *load) talk(ctx context.Context, i int, rate float64) {
+	id := fmt.Sprintf("talker-%02d", i)
+	byHTTP := i%2 == 0
+	dice := rand.New(rand.NewPCG(l.c.cfg.Seed, uint64(i)))
+	tick := time.NewTicker(time.Duration(float64(time.Second) / rate))
+	defer tick.Stop()
+	for registered := false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch {
+		case !registered:
+			registered = l.register(ctx, id)
+		case byHTTP:
+			l.reportHTTP(ctx, id, dice)
+		default:
+			n := l.c.journal.Send(loadgen.KindState, id)
+			body := &event.State{State: words[dice.IntN(len(words))], Details: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
+			l.publish(ctx, n, event.AgentSubject(event.VerbState, id), event.MustMarshal(body))
+		}
+	}
+}
+
+var words = []string{"idle", "active", "error", "finished"}
+
+func (l *load) register(ctx context.Context, id string) bool {
+	n := l.c.journal.Send(loadgen.KindRegister, id)
+	body := &event.Register{AgentName: id, Version: "1", Capabilities: []string{"talking"}, Metadata: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
+	return l.publish(ctx, n, event.AgentSubject(event.VerbRegister, id), event.MustMarshal(body))
+}
+
+// reportHTTP sends a report to any replica. What is not answered may be stored or not.
+func (l *load) reportHTTP(ctx context.Context, id string, dice *rand.Rand) {
+	n := l.c.journal.Send(loadgen.KindState, id)
+	body := fmt.Sprintf(`{"agentId":%q,"timestamp":%q,"state":%q,"details":{"n":%d}}`,
+		id, time.Now().UTC().Format(time.RFC3339Nano), words[dice.IntN(len(words))], n)
+	url := l.c.env.URLs[dice.IntN(len(l.c.env.URLs))] + "/v1/opscore/agent/" + id + "/state"
+	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return
+	}
+	req.Header.Set("Authorization", "Bearer "+l.c.env.Key)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := l.http.Do(req)
+	if err != nil {
+		return
+	}
+	_ = resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		stream, seq, _ := strings.Cut(resp.Header.Get("Opscore-Sequence"), "/")
+		number, _ := strconv.ParseUint(seq, 10, 64)
+		l.c.journal.Ack(n, loadgen.Position{Stream: stream, Seq: number})
+	case resp.StatusCode < http.StatusInternalServerError:
+		l.c.journal.Refuse(n, resp.Status)
+	}
+}
+
+// stop ends the agents; what they still have to report is stored when it returns, unless NATS does not answer.
+func (l *load) stop() {
+	l.stopWork()
+	l.agents.Wait()
+}
+
+// close ends everything. It may follow stop.
+func (l *load) close() {
+	l.stop()
+	l.senders.Wait()
+	l.http.CloseIdleConnections()
+	l.conn.Close()
+}

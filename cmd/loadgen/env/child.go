@@ -1,0 +1,130 @@
+package env
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/cmd/opscore/server"
+)
+
+// childEnv makes this program run a server instead of what its arguments say; its value is a childSpec.
+const childEnv = "OPSCORE_LOADGEN_CHILD"
+
+// maxStore is how many bytes JetStream may use.
+const maxStore = 8 << 30
+
+// childSpec says what a child runs.
+type childSpec struct {
+	Run   string `json:"run"` // "nats", "opscore" or "guard"
+	Dir   string `json:"dir,omitempty"`
+	Addr  string `json:"addr,omitempty"`
+	NATS  string `json:"nats,omitempty"`
+	Store string `json:"store,omitempty"`
+	Key   string `json:"key,omitempty"`
+	Crash string `json:"crash,omitempty"` // POINT:N
+}
+
+// command returns the command that runs this program as a child. Servers get a session of their own: Ctrl-C is for the parent, which
+// ends them in order.
+func (c childSpec) command() (*exec.Cmd, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	return cmd, nil
+}
+
+// Child runs the server that this process was started for, until SIGTERM, and reports true; it reports false in any other process. Programs
+// that call [Start] call it first of all.
+func Child() bool {
+	text := os.Getenv(childEnv)
+	if text == "" {
+		return false
+	}
+	_ = os.Unsetenv(childEnv)
+	var spec childSpec
+	err := json.Unmarshal([]byte(text), &spec)
+	if err == nil {
+		err = spec.run()
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "loadgen: %s: %v\n", spec.Run, err)
+		os.Exit(1)
+	}
+	return true
+}
+
+func (c childSpec) run() error {
+	if c.Run == "guard" {
+		signal.Ignore(os.Interrupt, syscall.SIGTERM) // it ends when its parent has
+		return standGuard(os.Stdin)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	server.TuneMemory()
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	switch c.Run {
+	case "nats":
+		return serveNATS(ctx, c, log)
+	case "opscore":
+		return serveOpscore(ctx, c, log)
+	}
+	return fmt.Errorf("unknown server %q", c.Run)
+}
+
+func serveNATS(ctx context.Context, c childSpec, log *slog.Logger) error {
+	s, err := bus.StartEmbedded(bus.EmbeddedConfig{Dir: c.Dir, Addr: c.Addr, Log: log, MaxStore: maxStore})
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	s.Shutdown()
+	return nil
+}
+
+func serveOpscore(ctx context.Context, c childSpec, log *slog.Logger) error {
+	err := server.Run(ctx, server.Config{
+		NATSURL: c.NATS, StoreURL: c.Store, HTTPAddr: c.Addr, Key: c.Key, Log: log, Version: "loadgen", Crash: crashAt(c.Crash),
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// crashAt returns a function that kills the process, without any clean-up, when POINT is reached for the Nth time.
+func crashAt(spec string) func(string) {
+	point, count, ok := strings.Cut(spec, ":")
+	if !ok {
+		return nil
+	}
+	left, _ := strconv.Atoi(count)
+	var mu sync.Mutex
+	return func(at string) {
+		if at != point {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if left--; left <= 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // nothing may happen after the point
+		}
+	}
+}
