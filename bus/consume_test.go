@@ -346,7 +346,7 @@ func TestStopHandsBack(t *testing.T) {
 			return nil
 		},
 	})
-	wantSettled(t, c, event.ConsumerWorkflow) // far sooner than the 30 s of AckWait
+	wantSettled(t, c, event.ConsumerWorkflow) // far sooner than AckWait
 	if n := handled.len(); n != 500 {
 		t.Errorf("%d of 500 messages handled", n)
 	}

@@ -23,7 +23,7 @@ const (
 
 // How the durables of Ops-Core are made.
 const (
-	AckWait       = 30 * time.Second // unacknowledged and not renewed for so long: delivered again
+	AckWait       = 10 * time.Second // unacknowledged and not renewed for so long: delivered again
 	MaxAckPending = 4096             // delivered and not acknowledged, over all replicas
 )
 

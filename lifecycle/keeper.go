@@ -21,6 +21,9 @@ const keeperPeriod = time.Second
 // called a regression of the store and not just the last second before a crash.
 const quietGap = 10 * time.Second
 
+// startUp is why dispatch is off before the first check.
+const startUp = "start-up check"
+
 // Position is how far a stream has been taken into the store, written each second.
 type Position struct {
 	Seq     uint64    `json:"seq"`     // all messages up to here are in the store
@@ -35,6 +38,8 @@ type Epoch struct {
 	At time.Time `json:"at"`
 	// Incarnation names the running database, if it can tell: another one may have lost its last writes.
 	Incarnation string `json:"incarnation,omitzero"`
+	// Targets are the sequences that the consumers of each stream must pass before tasks are given out again.
+	Targets map[string]uint64 `json:"targets,omitzero"`
 }
 
 // durables names the consumer of each stream.
@@ -70,7 +75,7 @@ type Keeper struct {
 func NewKeeper(store storage.Store, conn *bus.Conn, log *slog.Logger, forget func()) *Keeper {
 	return &Keeper{
 		store: store, bus: conn, log: log, forget: forget, revs: storage.NewRevisions(),
-		healing: "start-up check", seen: make(map[string]uint64), passed: make(map[string]uint64), targets: make(map[string]uint64),
+		healing: startUp, seen: make(map[string]uint64), passed: make(map[string]uint64), targets: make(map[string]uint64),
 		alarm: make(chan struct{}, 1),
 	}
 }
@@ -199,6 +204,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 		return k.heal(ctx, views, epochDoc, stored, incarnation, why)
 	}
 	k.adopt(stored, views)
+	k.accept(incarnation)
 	if err := k.write(ctx, views); err != nil {
 		return err
 	}
@@ -242,17 +248,23 @@ func decodeEpoch(d storage.Doc) (e Epoch, err error) {
 
 // incarnation names the running database, or is empty if it cannot tell.
 func (k *Keeper) incarnation(ctx context.Context) (string, error) {
-	teller, ok := k.store.(interface {
-		Incarnation(ctx context.Context) (string, error)
-	})
+	store, ok := k.store.(storage.Incarnated)
 	if !ok {
 		return "", nil
 	}
-	name, err := teller.Incarnation(ctx)
+	name, err := store.Incarnation(ctx)
 	if err != nil {
 		return "", fmt.Errorf("ask which database this is: %w", err)
 	}
 	return name, nil
+}
+
+// accept lets writes reach the running database. Until then this process has written nothing to it, whatever it remembered of the one before: it is called when
+// dispatch is off, if it must be, and what was remembered is forgotten.
+func (k *Keeper) accept(incarnation string) {
+	if store, ok := k.store.(storage.Incarnated); ok {
+		store.Accept(incarnation)
+	}
 }
 
 // regressed says why the store is older than it was, or may be, or is empty. A database that was started again, or that another one has taken
@@ -294,6 +306,9 @@ func (k *Keeper) regressed(ctx context.Context, views []*streamView, stored Epoc
 
 // gap is how long, by stream time, the acknowledged messages behind the store's position were coming in.
 func (k *Keeper) gap(ctx context.Context, v *streamView) (time.Duration, error) {
+	if v.floor <= v.pos.Seq {
+		return 0, nil // there are none, or none at all were acknowledged yet
+	}
 	first, ok, err := k.bus.MessageTime(ctx, v.name, max(v.pos.Seq+1, v.state.FirstSeq))
 	if err != nil || !ok {
 		return 0, err // evicted or purged: it cannot be replayed either way
@@ -344,12 +359,20 @@ func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage
 	}
 	k.mu.Unlock()
 
+	if why != "" {
+		k.forget()
+	}
+	k.accept(incarnation)
 	raised := stored // by another replica that noticed first
 	if stored.N <= known || stored.Incarnation != incarnation {
 		raised = Epoch{N: max(known, stored.N), Incarnation: incarnation}
 		if why != "" {
 			raised.N++
 			raised.At = time.Now().UTC()
+			raised.Targets = make(map[string]uint64, len(views))
+			for _, v := range views {
+				raised.Targets[v.name] = v.state.LastSeq
+			}
 			k.log.Error(why, "epoch", raised.N)
 		}
 		err := k.store.Commit(ctx, storage.Txn{
@@ -370,11 +393,12 @@ func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage
 			return err
 		}
 	}
-	k.forget()
+	k.forget() // once more: an answer may have been remembered that was read before
 	k.mu.Lock()
 	k.epoch = raised
 	k.checked = true
 	k.alarmed = ""
+	k.targets = make(map[string]uint64, len(views))
 	for _, v := range views {
 		k.targets[v.name] = v.state.LastSeq
 		k.seen[v.name] = v.pos.N
@@ -394,23 +418,21 @@ func (k *Keeper) adopt(stored Epoch, views []*streamView) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if first := !k.checked; first || stored.N > k.epoch.N {
-		if k.epoch.N < stored.N && !first {
+		if !first {
 			k.healing = "another replica found the store older: healing"
-			for _, v := range views {
-				k.targets[v.name] = v.state.LastSeq
-			}
 			k.forget()
 		}
+		k.targets = maps.Clone(stored.Targets) // a process that starts may start in the middle of it
 		k.epoch, k.checked = stored, true
 	}
 	behind := false
 	for _, v := range views {
 		k.seen[v.name] = max(k.seen[v.name], v.pos.N)
 		k.passed[v.name] = max(k.passed[v.name], v.pos.Seq)
-		behind = behind || v.floor < k.targets[v.name]
+		behind = behind || v.floor < min(k.targets[v.name], v.state.LastSeq) // a stream may have lost its end since
 	}
 	if k.healing != "" && !behind {
-		if len(k.targets) > 0 {
+		if len(k.targets) > 0 && k.healing != startUp {
 			k.log.Info("dispatch on: the store has caught up with the streams", "epoch", k.epoch.N)
 		}
 		k.healing = ""

@@ -130,6 +130,18 @@ type Store interface {
 	Close() error
 }
 
+// Incarnated is a [Store] whose server may be replaced by one that lacks the last writes: after a restart, or when a replica takes over.
+type Incarnated interface {
+	Store
+
+	// Incarnation names the server that answers now. It fails when none does.
+	Incarnation(ctx context.Context) (string, error)
+
+	// Accept binds Commit to one incarnation: a Txn that reaches another one is not executed and its error wraps ErrUnknown. Until it is called, and
+	// for the empty name, Commit goes to any. It may be called at the same time as Commit.
+	Accept(incarnation string)
+}
+
 var (
 	// ErrConflict says that a condition of a Txn did not hold. Read again; it may even be the Txn's own earlier success.
 	ErrConflict = errors.New("storage: conflict")

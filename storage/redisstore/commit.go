@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
@@ -64,6 +65,9 @@ func (s *Store) send(ctx context.Context, p *pipeline, errs []error) error {
 	return broken
 }
 
+// errOtherServer says that the server was started again, or another one has taken over, and nobody has accepted that.
+var errOtherServer = errors.New("it is another incarnation of the server than the accepted one")
+
 // unknown returns the error of a Txn whose outcome is unknown because of err.
 func unknown(err error) error {
 	return fmt.Errorf("commit to redis: %w: %w", storage.ErrUnknown, err)
@@ -112,6 +116,8 @@ func (p *pipeline) exec(ctx context.Context, client *redis.Client, errs []error)
 		switch {
 		case err == nil && applied == 1:
 			errs[i] = nil
+		case err == nil && applied < 0:
+			errs[i] = unknown(errOtherServer)
 		case err == nil:
 			errs[i] = storage.ErrConflict
 		default:

@@ -5,7 +5,7 @@ import (
 )
 
 // headers is the number of arguments of the commit function before those of its keys.
-const headers = 7
+const headers = 8
 
 // encode returns the call of the commit function for a Txn that passed its check; opscore.lua describes it.
 //
@@ -23,7 +23,7 @@ func (s *Store) encode(t *storage.Txn) []any {
 
 	args = append(args, "fcall", functionCommit, docs+rest)
 	args = s.appendKeys(args, names, t, compared)
-	args = append(args, (*string)(&t.Rev), len(t.Put), len(t.Delete), compared,
+	args = append(args, (*string)(&t.Rev), s.accepted.Load(), len(t.Put), len(t.Delete), compared,
 		len(t.IndexAdd), len(t.IndexRemove), len(t.LogAppend))
 	for i := range t.Put {
 		args = append(args, expected(t, t.Put[i].Key, i), t.Put[i].Data)

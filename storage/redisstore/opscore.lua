@@ -5,12 +5,21 @@
 -- the server, and an older release of Ops-Core may still be calling it. Note that redis.call does not exist while the
 -- library is being loaded.
 
+-- incarnation names the running server. After a restart or a fail-over it is another one, which may lack the last writes. It cannot change while
+-- the library is loaded, so it is asked for once.
+local running
+local function incarnation()
+  running = running or redis.call('INFO', 'server'):match('run_id:(%x+)') or ''
+  return running
+end
+
 -- commit executes one transaction, or leaves no trace.
 --
 -- KEYS  documents to put, documents to delete, documents only compared,
 --       indexes added to, indexes removed from, logs appended to
 -- ARGV  1  the revision of the transaction
---       2… six numbers: how many KEYS stand in each of the six groups
+--       2  the incarnation of the server it is for, or '' for any
+--       3… six numbers: how many KEYS stand in each of the six groups
 --       then, in the order of KEYS
 --         document to put         expected revision ('' = absent), data
 --         document to delete      expected revision
@@ -20,6 +29,7 @@
 --         log appended to         cap, data
 -- Returns 1  applied, now or by an earlier call: a document to be put already has the revision
 --         0  a condition does not hold; nothing was written
+--        -1  this is not the server that was meant; nothing was written
 --
 -- Without any document it removes index members that still have the given score, and returns 1.
 -- A transaction is never half done: whatever could fail is checked before the first write, and Redis refuses for
@@ -27,14 +37,16 @@
 local function commit(keys, argv)
   local call = redis.call
   local rev = argv[1]
-  local puts, deletes, compares = tonumber(argv[2]), tonumber(argv[3]), tonumber(argv[4])
-  local adds, removes, appends = tonumber(argv[5]), tonumber(argv[6]), tonumber(argv[7])
+  local puts, deletes, compares = tonumber(argv[3]), tonumber(argv[4]), tonumber(argv[5])
+  local adds, removes, appends = tonumber(argv[6]), tonumber(argv[7]), tonumber(argv[8])
   local docs = puts + deletes + compares
-  if #keys ~= docs + adds + removes + appends or #argv ~= 7 + docs + puts + 2 * (adds + removes + appends) then
+  if #keys ~= docs + adds + removes + appends or #argv ~= 8 + docs + puts + 2 * (adds + removes + appends) then
     return redis.error_reply('ERR opscore: KEYS and ARGV do not match')
   end
 
-  local holds, a = true, 8
+  if argv[2] ~= '' and argv[2] ~= incarnation() then return -1 end
+
+  local holds, a = true, 9
   for k = 1, puts do
     local have = call('HGET', keys[k], 'r') or ''
     if have == rev then return 1 end
@@ -47,7 +59,7 @@ local function commit(keys, argv)
     a = a + 1
   end
 
-  for k = 1, puts do call('HSET', keys[k], 'r', rev, 'd', argv[7 + 2 * k]) end
+  for k = 1, puts do call('HSET', keys[k], 'r', rev, 'd', argv[8 + 2 * k]) end
   for k = puts + 1, puts + deletes do call('DEL', keys[k]) end
   for k = docs + 1, docs + adds do
     call('ZADD', keys[k], argv[a], argv[a + 1])

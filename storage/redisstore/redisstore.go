@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -28,9 +29,14 @@ type Store struct {
 	client  *redis.Client
 	keys    keys
 	timeout time.Duration // of a round trip, with retries
+
+	accepted atomic.Pointer[string] // the incarnation that writes are for, "" for any; never nil
 }
 
-var _ storage.Store = (*Store)(nil)
+var (
+	_ storage.Store      = (*Store)(nil)
+	_ storage.Incarnated = (*Store)(nil)
+)
 
 // open is Open without the trap of a nil pointer in an interface.
 func open(ctx context.Context, u *url.URL) (storage.Store, error) {
@@ -50,6 +56,7 @@ func Open(ctx context.Context, u *url.URL) (*Store, error) {
 	}
 	routeLog()
 	s := &Store{client: redis.NewClient(c.options()), keys: newKeys(c.prefix), timeout: c.timeout}
+	s.Accept("")
 	if err := s.prepare(ctx); err != nil {
 		_ = s.client.Close()
 		return nil, fmt.Errorf("open redis at %s: %w", c.addr, err)
