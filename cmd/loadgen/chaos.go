@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -25,6 +27,7 @@ type chaosFlags struct {
 	replicas    int
 	seed        uint64
 	rate        float64
+	html        string
 	out         string
 	output      string
 	planOnly    bool
@@ -65,7 +68,8 @@ was lost, doubled, out of order, stuck or over its slots, and everything had end
 	flags.IntVar(&f.replicas, "replicas", 1, "`number` of replicas of Ops-Core")
 	flags.Uint64Var(&f.seed, "seed", 0, "the same seed and flags give the same plan (default: a new one, which is printed)")
 	flags.Float64Var(&f.rate, "rate", 50, "runs started a second; twice as many reports of state are sent")
-	flags.StringVar(&f.out, "out", "", "keep the result and all logs in this `folder`")
+	flags.StringVar(&f.html, "html", "", "write a report to this `file`")
+	flags.StringVar(&f.out, "out", "", "keep report, JSON and all logs in this `folder`, a new one")
 	flags.StringVarP(&f.output, "output", "o", "table", "what to print at the end: table or json")
 	flags.BoolVar(&f.planOnly, "plan", false, "print the plan and do nothing")
 	return cmd
@@ -134,8 +138,14 @@ func (a *app) runChaos(ctx context.Context, f *chaosFlags) error {
 }
 
 func (a *app) writeChaos(f *chaosFlags, r *loadgen.Result) error {
+	if f.html != "" {
+		if err := writeReport(f.html, r); err != nil {
+			return err
+		}
+	}
 	if f.out != "" {
-		if err := writeJSON(f.out+"/chaos.json", r); err != nil {
+		err := errors.Join(writeReport(filepath.Join(f.out, "report.html"), r), writeJSON(filepath.Join(f.out, "result.json"), r))
+		if err != nil {
 			return err
 		}
 	}

@@ -114,7 +114,7 @@ func (e *Env) proveEmpty(ctx context.Context) error {
 		return fmt.Errorf("ask redis for its size: %w", err)
 	}
 	if size > 0 {
-		return fmt.Errorf("redis is not empty: it has %d keys from before in %s; reset the environment", size, e.dataDir(Redis))
+		return fmt.Errorf("redis is not empty: it has %d keys from before in %s; name another folder, or reset the environment", size, e.dataDir(Redis))
 	}
 	nc, err := nats.Connect(e.NATSURL, nats.NoReconnect())
 	if err != nil {
@@ -128,7 +128,7 @@ func (e *Env) proveEmpty(ctx context.Context) error {
 	streams := js.ListStreams(ctx)
 	for s := range streams.Info() {
 		if s.State.Msgs > 0 {
-			return fmt.Errorf("stream %s is not empty: it has %d messages from before in %s; reset the environment",
+			return fmt.Errorf("stream %s is not empty: it has %d messages from before in %s; name another folder, or reset the environment",
 				s.Config.Name, s.State.Msgs, e.dataDir(NATS))
 		}
 	}
