@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,6 +79,7 @@ func (c childSpec) run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	server.TuneMemory()
+	defer profile(c.Run)()
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	switch c.Run {
 	case "nats":
@@ -126,5 +128,28 @@ func crashAt(spec string) func(string) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // nothing may happen after the point
 		}
+	}
+}
+
+// profileEnv, if set, is the beginning of the names of the files into which servers write what their CPU time went into.
+const profileEnv = "OPSCORE_LOADGEN_PROFILE"
+
+// profile writes a CPU profile until stop is called, if profileEnv is set.
+func profile(name string) (stop func()) {
+	prefix := os.Getenv(profileEnv)
+	if prefix == "" {
+		return func() {}
+	}
+	f, err := os.Create(fmt.Sprintf("%s.%s.%d", prefix, name, os.Getpid()))
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "loadgen: no profile:", err)
+		return func() {}
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
 	}
 }
