@@ -120,12 +120,15 @@ func charts(r *loadgen.Result) (drawn []chart, plain []string) {
 	for _, c := range all {
 		if c.draw(r, c.series) {
 			drawn = append(drawn, c.chart)
-		} else if c.none != "" {
+		} else if c.none != "" && (measured(r) || c.ID == "queue") {
 			plain = append(plain, c.none)
 		}
 	}
 	return drawn, plain
 }
+
+// measured reports whether the requests of the run were timed: a run that only breaks things does not.
+func measured(r *loadgen.Result) bool { return len(r.Operations) > 0 }
 
 func perProcess(r *loadgen.Result, value func(loadgen.ProcessPoint) float64) []named {
 	names := make(map[string]bool)

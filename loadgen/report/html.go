@@ -116,15 +116,19 @@ func tiles(r *loadgen.Result) []tile {
 	if r.Failures > 0 {
 		failures.Tone = "bad"
 	}
-	list := []tile{
-		{Name: "Requests", Value: count(r.Requests)},
-		failures,
-		{Name: "Throughput", Value: number(r.RPS), Unit: "/s"},
-		{Name: "Median", Value: number(r.P50Ms), Unit: "ms"},
-		{Name: "p99", Value: number(r.P99Ms), Unit: "ms"},
-		{Name: "Users at peak", Value: count(int64(r.PeakUsers))},
-		{Name: "Duration", Value: clock(r.Seconds)},
+	list := []tile{{Name: "Requests", Value: count(r.Requests)}, failures}
+	if measured(r) {
+		list = append(list,
+			tile{Name: "Throughput", Value: number(r.RPS), Unit: "/s"},
+			tile{Name: "Median", Value: number(r.P50Ms), Unit: "ms"},
+			tile{Name: "p99", Value: number(r.P99Ms), Unit: "ms"},
+			tile{Name: "Users at peak", Value: count(int64(r.PeakUsers))},
+		)
 	}
+	if n := len(r.Faults); n > 0 {
+		list = append(list, tile{Name: "Faults", Value: count(int64(n))})
+	}
+	list = append(list, tile{Name: "Duration", Value: clock(r.Seconds)})
 	if l := r.Ledger; l != nil {
 		ledger := tile{Name: "Ledger", Value: "clean", Tone: "good"}
 		if !l.Clean() {
