@@ -74,7 +74,7 @@ func (b *Bridge) takeReport(v event.Verb) func(context.Context, *reportInput) (*
 	return func(ctx context.Context, in *reportInput) (*answer[taken], error) {
 		c, err := b.toAgent(v, in.ID, in.Body)
 		if err == nil && v != event.VerbState {
-			err = b.aboutAttempt(&c)
+			err = b.aboutAttempt(&c, in.ID)
 		}
 		if err != nil {
 			return nil, err
@@ -87,8 +87,8 @@ func (b *Bridge) takeReport(v event.Verb) func(context.Context, *reportInput) (*
 	}
 }
 
-// aboutAttempt makes the run of an attempt the judge of a command: it tells when the outcome got lost.
-func (b *Bridge) aboutAttempt(c *command) error {
+// aboutAttempt makes the run of an attempt the judge of what an agent says of it: it tells when the outcome got lost.
+func (b *Bridge) aboutAttempt(c *command, agent string) error {
 	var ref event.AttemptRef
 	if err := event.Unmarshal(c.body.(event.Raw), &ref); err != nil {
 		return err
@@ -103,11 +103,11 @@ func (b *Bridge) aboutAttempt(c *command) error {
 			return event.Outcome{}, err
 		}
 		for i := range run.Tasks {
-			if run.Tasks[i].TaskID == ref.TaskID && run.Tasks[i].Attempt == ref.Attempt {
+			if t := &run.Tasks[i]; t.TaskID == ref.TaskID && t.Attempt == ref.Attempt && t.AgentID == agent {
 				return event.Outcome{OK: true}, nil
 			}
 		}
-		return event.Outcome{}, event.Errorf(event.CodeStaleAttempt, "attempt %d of task %q is not the current one", ref.Attempt, ref.TaskID)
+		return event.Outcome{}, event.Errorf(event.CodeStaleAttempt, "attempt %d of task %q is not the current one of this agent", ref.Attempt, ref.TaskID)
 	}
 	return nil
 }

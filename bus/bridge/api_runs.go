@@ -151,6 +151,9 @@ func (b *Bridge) startRun(ctx context.Context, workflow string, in *startInput) 
 	if err != nil {
 		return nil, err
 	}
+	if start.IdempotencyKey == "" {
+		c.unsure = mayRun(id)
+	}
 	outcome, err := b.call(ctx, c)
 	if err != nil {
 		return nil, err

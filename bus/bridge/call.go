@@ -19,6 +19,8 @@ type command struct {
 	passed func(ctx context.Context, seq uint64) (bool, error)
 	// result is the outcome of a message that has passed, as far as it can be known.
 	result func(ctx context.Context) (event.Outcome, error)
+	// unsure is the answer when nobody can tell what became of the message; nil: errUnconfirmed.
+	unsure error
 }
 
 // call publishes a command and waits for its outcome; a refusal is an error. A message that its consumer would refuse unseen is not
@@ -55,7 +57,7 @@ func (b *Bridge) call(ctx context.Context, c command) (event.Outcome, error) {
 	case refusedWith(err, event.CodeUnavailable), refusedWith(err, event.CodeTooLarge): // by the stream
 		return event.Outcome{}, err
 	case ack.Seq == 0 || ctx.Err() != nil:
-		return event.Outcome{}, errors.Join(errUnconfirmed, err)
+		return event.Outcome{}, c.unconfirmed(err)
 	}
 	return b.confirm(ctx, c, ack.Seq, err)
 }
@@ -64,6 +66,18 @@ var (
 	errBusDown     = event.Errorf(event.CodeUnavailable, "NATS is not connected")
 	errUnconfirmed = event.Errorf(event.CodeUnavailable, "not confirmed in time; it may still take effect, and repeating it is safe")
 )
+
+// mayRun says that a run may have been started whose id the client could not have chosen.
+func mayRun(id string) error {
+	return event.Errorf(event.CodeUnavailable, "not confirmed in time; run %s may have been started, and repeating the request would start another one", id)
+}
+
+func (c *command) unconfirmed(why error) error {
+	if c.unsure != nil {
+		return errors.Join(c.unsure, why)
+	}
+	return errors.Join(errUnconfirmed, why)
+}
 
 // confirm asks the aggregate about a message that was stored but whose outcome did not come.
 func (b *Bridge) confirm(ctx context.Context, c command, seq uint64, why error) (event.Outcome, error) {
@@ -76,7 +90,7 @@ func (b *Bridge) confirm(ctx context.Context, c command, seq uint64, why error) 
 	}
 	if !passed {
 		x.note = lost + "the message is stored, and has not been taken in yet"
-		return event.Outcome{}, errors.Join(errUnconfirmed, why)
+		return event.Outcome{}, c.unconfirmed(why)
 	}
 	x.note = lost + "asked then, the message has been taken in"
 	if c.result == nil {

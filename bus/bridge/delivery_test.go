@@ -139,6 +139,7 @@ func TestWhatAnEndpointAnswersIsWhatTheEngineHears(t *testing.T) {
 		{"429", says(429, "", "Retry-After", "3"), `{"status":"rejected","reason":"http_status_429","retryAfterMs":3000}`},
 		{"503", says(503, ""), `{"status":"rejected","reason":"http_status_503"}`},
 		{"500", says(500, `{"status":"accepted"}`), `{"status":"rejected","reason":"http_status_500"}`},
+		{"504, from a gateway that has asked the agent", says(504, ""), acceptedAnswer},
 		{"redirect", says(307, "", "Location", "/elsewhere"), `{"status":"rejected","reason":"http_status_307"}`},
 		{"closed without an answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, acceptedAnswer},
 	} {
@@ -245,6 +246,10 @@ func TestSecretsAreCheckedAtTheStart(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "%%") {
 			t.Errorf("secret %q: %v, want an error that does not show it", secret, err)
 		}
+	}
+	_, err := bridge.New(bridge.Config{Bus: conn, Agents: anyAgents{}, Runs: anyRuns{}, AgentKitURL: "ftp://user:word@kit"})
+	if err == nil || strings.Contains(err.Error(), "word") {
+		t.Errorf("an AgentKitURL that cannot be: %v, want an error that does not show its password", err)
 	}
 }
 
@@ -459,6 +464,7 @@ func TestWhatIsInHandEndsWithTheBridge(t *testing.T) {
 	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request) { <-release; says(200, "")(w, r) })
 	t.Cleanup(let)
 	b.known("h", event.DeliveryHTTP, e.URL, "")
+	b.known("unreached", event.DeliveryHTTP, "", "") // has no endpoint: an answer shows that somebody takes requests
 	// A second replica takes its share of the requests; with the first one gone, all of them.
 	b.stopDelivery()
 	replica, err := bridge.New(b.config)
@@ -469,7 +475,7 @@ func TestWhatIsInHandEndsWithTheBridge(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- replica.Deliver(ctx) }()
 	answer := make(chan string, 1)
-	bustest.Eventually(t, "the replica takes requests", func() bool { return b.pushed("nobody", theTask("r")) == "503" })
+	bustest.Eventually(t, "the replica takes requests", func() bool { return strings.Contains(b.pushed("unreached", theTask("x")), "rejected") })
 	go func() { answer <- b.pushed("h", theTask("r")) }()
 	bustest.Eventually(t, "the request", func() bool { return len(e.requests()) == 1 })
 	stop()

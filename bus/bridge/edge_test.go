@@ -478,3 +478,66 @@ func TestDamagedDocumentIsAnInternalError(t *testing.T) {
 	b.listen(newBridge(t, bustest.Conn(t), func(c *bridge.Config) { c.Agents = damagedAgents{} }))
 	b.do("GET", "/api/v1/agents/x", "").problem(t, 500, event.CodeInternal)
 }
+
+// slowRuns are queries of runs in which nothing is ever taken in; every workflow is known.
+type slowRuns struct {
+	noRuns
+	fence uint64
+}
+
+func (r *slowRuns) Fence(context.Context, string) (uint64, error) { return r.fence, nil }
+func (*slowRuns) Workflow(context.Context, string, string) (*event.Definition, error) {
+	return &event.Definition{}, nil
+}
+
+func (*slowRuns) Run(_ context.Context, id string) (*event.Run, error) {
+	return &event.Run{RunID: id, Tasks: []event.RunTask{{TaskID: "t", Attempt: 2, AgentID: "a1"}}}, nil
+}
+
+// Who does not know what became of a start must not be told to repeat it, unless that starts the same run.
+func TestAStartThatIsNotConfirmedSaysWhetherItMayBeRepeated(t *testing.T) {
+	b := &bundle{t: t}
+	b.listen(newBridge(t, bustest.Conn(t), func(c *bridge.Config) { c.Runs, c.CallTimeout = &slowRuns{}, 100*time.Millisecond }))
+	for _, c := range []struct{ path, body, header, value, want string }{
+		{"/v1/opscore/agent/a1/workflow", `{"workflowDefinitionId":"w"}`, "Authorization", "Bearer " + oldKey, "would start another one"},
+		{"/api/v1/runs", `{"workflowId":"w"}`, "Prefer", "wait=1", "would start another one"},
+		{"/api/v1/runs", `{"workflowId":"w"}`, "Idempotency-Key", "k", "repeating it is safe"},
+	} {
+		r := b.do("POST", c.path, c.body, c.header, c.value)
+		if r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") == "" || !strings.Contains(r.body, c.want) {
+			t.Errorf("%s %s: %d %s", c.path, c.header, r.StatusCode, r.body)
+		}
+	}
+}
+
+// When the outcome of a report is lost, the run says whether it counts; not for an agent that the attempt was not given to.
+func TestALostOutcomeDoesNotCountForAnotherAgent(t *testing.T) {
+	b := &bundle{t: t}
+	b.listen(newBridge(t, bustest.Conn(t), func(c *bridge.Config) { c.Runs, c.CallTimeout = &slowRuns{fence: 1 << 40}, 100*time.Millisecond }))
+	report := func(agent string, attempt int) response {
+		ref := event.AttemptRef{RunID: "r", TaskID: "t", Attempt: attempt}
+		return b.do("POST", "/api/v1/agents/"+agent+"/result", string(event.MustMarshal(&event.Result{AttemptRef: ref, Status: event.StatusCompleted})))
+	}
+	report("a1", 2).want(t, http.StatusOK)
+	report("a1", 1).problem(t, http.StatusConflict, event.CodeStaleAttempt)
+	report("other", 2).problem(t, http.StatusConflict, event.CodeStaleAttempt)
+}
+
+// Connections on which a request waits when the process begins to stop end with its answer.
+func TestAPollThatEndsWithTheProcessClosesItsConnection(t *testing.T) {
+	b := &bundle{t: t, conn: bustest.Conn(t)}
+	stop := b.listen(newBridge(t, b.conn, func(c *bridge.Config) { c.Agents = pollingAgents{} }))
+	answer := b.polled("p", "?wait=60&instance=i")
+	bustest.Eventually(t, "the agent waits", func() bool { return b.waits("p") })
+	go func() { _ = stop() }()
+	if r := <-answer; r.StatusCode != http.StatusNoContent || !r.Close {
+		t.Errorf("status %d, close %v", r.StatusCode, r.Close)
+	}
+}
+
+// pollingAgents are queries in which every agent asks for its tasks, and has one.
+type pollingAgents struct{ bridge.AgentQueries }
+
+func (pollingAgents) Get(_ context.Context, id string) (*event.Agent, error) {
+	return &event.Agent{AgentID: id, Delivery: event.DeliveryPoll, Available: true}, nil
+}

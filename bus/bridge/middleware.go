@@ -37,6 +37,7 @@ type exchange struct {
 	pattern  func() string // of the route, as far as it is known
 	cause    error         // of an answer that tells less than is known
 	close    bool          // the connection ends with this answer
+	draining func() bool   // and if so, with any
 
 	traceparent, tracestate string // of the client, for the messages that the request leads to
 }
@@ -79,7 +80,7 @@ func (x *exchange) WriteHeader(status int) {
 		if seq := x.sequence(); seq != "" {
 			h.Set(headerSequence, seq)
 		}
-		if x.close {
+		if x.close || x.draining != nil && x.draining() { // many requests wait for their answer until the end of the process
 			h.Set("Connection", "close")
 		}
 	}
@@ -132,7 +133,7 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 func (b *Bridge) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := &exchange{
-			ResponseWriter: w, requests: &b.requests, close: b.isDraining(),
+			ResponseWriter: w, requests: &b.requests, draining: b.isDraining,
 			trace: trace{id: requestID(r), method: clip(r.Method, maxMethod), route: noRoute},
 		}
 		x.reach(received, time.Now())

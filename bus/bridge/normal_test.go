@@ -137,7 +137,7 @@ func TestAnOfferHearsThatItsAgentAsks(t *testing.T) {
 func TestRetryAfterIsSecondsOrADateAndBounded(t *testing.T) {
 	now := time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC)
 	for text, want := range map[string]time.Duration{
-		"": 0, "soon": 0, "-3": 0, "7": 7 * time.Second, "99999999": time.Hour, "99999999999999999999": 0,
+		"": 0, "soon": 0, "-3": 0, "7": 7 * time.Second, "99999999": 15 * time.Minute, "9999999999": 15 * time.Minute, "99999999999999999999": 0,
 		"Sun, 01 Mar 2026 09:30:05 GMT": 5 * time.Second, "Sun, 01 Mar 2026 09:29:00 GMT": 0,
 	} {
 		if got := retryAfterOf(http.Header{"Retry-After": {text}}, now); got != want {

@@ -100,10 +100,12 @@ func (b *Bridge) oldTrigger(ctx context.Context, r *oldRequest) (int, any, error
 		return 0, nil, &oldError{http.StatusBadRequest, "Invalid task data: " + problem}
 	}
 	start := &event.RunStart{WorkflowID: t.workflowID, Definition: t.definition, Legacy: true, Input: t.payload, AgentID: r.agent}
-	c, err := b.toRun(event.KindRunStart, uuid.NewString(), start)
+	id := uuid.NewString()
+	c, err := b.toRun(event.KindRunStart, id, start)
 	if err != nil {
 		return 0, nil, err
 	}
+	c.unsure = mayRun(id)
 	outcome, err := b.call(ctx, c)
 	switch {
 	case refusedWith(err, event.CodeUnknownDefinition): // deleted, or not known yet where the command was judged

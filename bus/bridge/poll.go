@@ -15,17 +15,19 @@ import (
 )
 
 const (
-	maxPolls     = 8192 // requests for a task that wait at the same time
-	maxTaken     = 16   // task requests that come to one of them at once
+	maxPolls     = 8192                   // requests for a task that wait at the same time
+	maxTaken     = 16                     // task requests that come to one of them at once
+	shortestPoll = 250 * time.Millisecond // what is offered, or given to an agent because it asks, needs a moment to come
 	firstReopen  = 1500 * time.Millisecond
 	reopenEvery  = 10 * time.Second
 	reopenWithin = time.Second // less than takeTimeout: meanwhile a task may have come
+	oustedPause  = holdFor / 2 // less than an offer is held: what comes meanwhile is for the next poll
 )
 
 // pollInput is a request for a task.
 type pollInput struct {
 	ID       string `path:"id" doc:"Id of the agent"`
-	Wait     int    `query:"wait" minimum:"0" maximum:"60" default:"30" doc:"Seconds to wait for a task"`
+	Wait     int    `query:"wait" minimum:"0" maximum:"60" default:"30" doc:"Seconds to wait for a task; a quarter of one at least"`
 	Instance string `query:"instance" maxLength:"255" doc:"The process that asks, as registered"`
 }
 
@@ -103,7 +105,8 @@ func (b *Bridge) pollTask(ctx context.Context, in *pollInput) (*huma.StreamRespo
 	case !b.cfg.Bus.Connected():
 		return nil, errBusDown
 	}
-	w := &pollWait{b: b, id: in.ID, token: token, instance: in.Instance, limit: time.Duration(in.Wait) * time.Second, agent: agent}
+	w := &pollWait{b: b, id: in.ID, token: token, instance: in.Instance, agent: agent}
+	w.limit = max(time.Duration(in.Wait)*time.Second, shortestPoll)
 	return &huma.StreamResponse{Body: w.serve}, nil
 }
 
@@ -113,12 +116,29 @@ type pollWait struct {
 	id, token, instance string
 	limit               time.Duration
 	agent               *event.Agent // as it was when the request came
+	ousted              bool         // a newer one has taken its place
 }
 
 // serve answers the request: with a task, or that there is none.
 func (w *pollWait) serve(hc huma.Context) {
-	if hc.Method() == http.MethodHead || !w.wait(hc) {
-		hc.SetStatus(http.StatusNoContent)
+	if hc.Method() != http.MethodHead && w.wait(hc) {
+		return
+	}
+	if w.ousted {
+		w.pause(hc.Context())
+	}
+	hc.SetStatus(http.StatusNoContent)
+}
+
+// pause holds back the answer to a request that a newer one has ended. Mostly nobody reads it any more; but two processes that ask under one name would
+// end each other's requests as fast as they can send them.
+func (w *pollWait) pause(ctx context.Context) {
+	over := time.NewTimer(oustedPause)
+	defer over.Stop()
+	select {
+	case <-over.C:
+	case <-w.b.draining:
+	case <-ctx.Done():
 	}
 }
 
@@ -156,6 +176,7 @@ func (w *pollWait) wait(hc huma.Context) bool {
 		case <-over.C:
 			return false
 		case <-ended:
+			w.ousted = true
 			return false
 		case <-b.draining:
 			return false

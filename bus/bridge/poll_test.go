@@ -206,3 +206,45 @@ func TestAnUnknownAgentIsAdoptedWhenThatIsAllowed(t *testing.T) {
 	b.do("DELETE", "/api/v1/agents/a", "").want(t, http.StatusOK)
 	b.do("POST", "/v1/opscore/agent/a/state", report, key...).want(t, http.StatusNotFound)
 }
+
+// Two processes under one name end each other's requests. They must not do so as fast as they can ask.
+func TestTwoProcessesUnderOneNameTakeTurns(t *testing.T) {
+	b := setup(t, nil)
+	b.known("p", event.DeliveryPoll, "", "")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	asked := make(chan int, 2)
+	for range cap(asked) {
+		go func() {
+			n := 0
+			for ctx.Err() == nil {
+				b.do("GET", "/api/v1/agents/p/tasks?wait=1", "").want(t, http.StatusNoContent)
+				n++
+			}
+			asked <- n
+		}()
+	}
+	if n := <-asked + <-asked; n > 20 {
+		t.Errorf("they asked %d times in 2 s", n)
+	}
+}
+
+// An agent that looks in now and then, without waiting, gets the task that is on its way because it asks.
+func TestAPollThatDoesNotWaitGetsWhatIsOnItsWay(t *testing.T) {
+	b := setup(t, nil)
+	b.known("p", event.DeliveryPoll, "", "")
+	asks, err := b.conn.NC().SubscribeSync(event.SubjectPollAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := b.polled("p", "?wait=0")
+	if _, err := asks.NextMsgWithContext(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.pushed("p", theTask("r")); got != acceptedAnswer {
+		t.Errorf("the engine hears %s", got)
+	}
+	if task := decode[event.Task](t, (<-answer).want(t, http.StatusOK)); task.RunID != "r" {
+		t.Errorf("the agent got %+v", task)
+	}
+}

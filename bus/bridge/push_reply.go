@@ -65,7 +65,7 @@ func judgeTask(p *posted, err error) reply {
 		return rejected(busy.reason, busy.after)
 	case errors.Is(err, errNotSent):
 		return reply{nobody: true}
-	case err != nil:
+	case err != nil, p.status == http.StatusGatewayTimeout: // which says of another server what the error says of this one
 		return accepted()
 	case p.status == http.StatusTooManyRequests || p.status == http.StatusServiceUnavailable:
 		return rejected(statusReason(p.status), retryAfterOf(p.header, time.Now()))
@@ -105,13 +105,13 @@ func judgeCancel(p *posted, err error) reply {
 func statusReason(status int) string { return "http_status_" + strconv.Itoa(status) }
 
 // maxRetryAfter bounds how long an agent can ask to be left alone.
-const maxRetryAfter = time.Hour
+const maxRetryAfter = 15 * time.Minute
 
 // retryAfterOf reads the header Retry-After, seconds or a date; 0 if there is none that can be read.
 func retryAfterOf(h http.Header, now time.Time) time.Duration {
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.Atoi(text); err == nil {
-		return min(max(time.Duration(seconds)*time.Second, 0), maxRetryAfter)
+		return time.Duration(min(max(seconds, 0), int(maxRetryAfter/time.Second))) * time.Second
 	}
 	if at, err := http.ParseTime(text); err == nil {
 		return min(max(at.Sub(now), 0), maxRetryAfter)

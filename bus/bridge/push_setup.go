@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 
@@ -20,7 +21,7 @@ func (b *Bridge) setUpDelivery() (err error) {
 	}
 	if base := b.cfg.AgentKitURL; base != "" {
 		if u, err := url.Parse(base); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return fmt.Errorf("bridge: AgentKitURL %q is not an http or https URL", base)
+			return errors.New("bridge: AgentKitURL is not an http or https URL") // it may hold a password
 		}
 	}
 	b.name, b.polling = nuid.Next(), make(chan struct{}, maxPolls)

@@ -19,16 +19,18 @@ import (
 
 // The bounds of requests to agents.
 const (
-	maxPosts       = 256 // at the same time
-	maxStrangers   = 64  // of them to targets that have not answered last time: those that hang must not take every place
-	maxTargetPosts = 4   // of them to one target
-	maxQueue       = 256 // requests that wait for one target
+	maxPosts       = 256  // at the same time
+	maxStrangers   = 64   // of them to targets that have not answered last time: those that hang must not take every place
+	maxTargetPosts = 4    // of them to one target
+	maxSlow        = 2048 // more that have waited for an answer for a while: targets that hang must not keep the places of those that answer
+	maxQueue       = 256  // requests that wait for one target
 	maxTargets     = 10_000
 	maxPostAnswer  = 64 << 10 // bytes that are read of an answer
 
-	connectTimeout = 3 * time.Second // of finding the address and connecting
-	placeTimeout   = time.Second     // of waiting for a place
-	idleTarget     = 4 * time.Second // shorter than servers keep a connection: one closed at the wrong moment hides what became of a request
+	connectTimeout = 3 * time.Second  // of finding the address and connecting
+	placeTimeout   = time.Second      // of waiting for a place
+	patience       = placeTimeout / 2 // with an answer, until a request is a slow one
+	idleTarget     = 4 * time.Second  // shorter than servers keep a connection: one closed at the wrong moment hides what became of a request
 
 	breakerFailures = 3 // in a row, until a target is left alone
 	breakerPause    = 5 * time.Second
@@ -50,6 +52,7 @@ type targets struct {
 	fresh     *http.Client // with a connection of its own for each request
 	places    chan struct{}
 	strangers chan struct{}
+	slow      chan struct{}
 
 	mu   sync.Mutex
 	byID map[string]*target
@@ -69,7 +72,7 @@ type target struct {
 func newTargets() *targets {
 	t := &targets{
 		client: newClient(), fresh: newClient(),
-		places: make(chan struct{}, maxPosts), strangers: make(chan struct{}, maxStrangers),
+		places: make(chan struct{}, maxPosts), strangers: make(chan struct{}, maxStrangers), slow: make(chan struct{}, maxSlow),
 		byID: make(map[string]*target),
 	}
 	t.fresh.Transport.(*http.Transport).DisableKeepAlives = true
@@ -199,11 +202,35 @@ func (t *targets) place(ctx context.Context, to *target) (give func(), err error
 		}
 		return nil, &busyError{"endpoint_busy", briefly}
 	}
-	return func() {
-		for _, taken := range want {
-			<-taken
+	return t.holding(want), nil
+}
+
+// holding returns what gives places back. The last of them is one of t.places; it is changed for a slow one in time, if there is one.
+func (t *targets) holding(taken []chan struct{}) (give func()) {
+	var mu sync.Mutex
+	last := len(taken) - 1
+	slowed := time.AfterFunc(patience, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if taken == nil {
+			return
 		}
-	}, nil
+		select {
+		case t.slow <- struct{}{}:
+			<-taken[last]
+			taken[last] = t.slow
+		default:
+		}
+	})
+	return func() {
+		slowed.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, place := range taken {
+			<-place
+		}
+		taken = nil
+	}
 }
 
 // send sends a request and notes what that says about the target.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,9 @@ import (
 
 	"github.com/opspawn/opscore/loadgen"
 )
+
+// warmUp is how long it takes at the beginning of a step until all users are there.
+const warmUp = 5 * time.Second
 
 // limitSearch is the flags of find-limit.
 type limitSearch struct {
@@ -32,7 +36,7 @@ func newFindLimitCommand(a *app) *cobra.Command {
 		Short: "Raise the rate step by step until the server cannot follow, and say where that was",
 		Long: `find-limit sends the requests of a scenario (scenario-3 unless it is told otherwise) at a fixed rate, whatever becomes of them, and raises it by a
 half from step to step until the 99th percentile or the share of failures crosses its limit, or the server does not keep up. Then it
-halves the gap to the last good rate a few times. The highest good rate is the limit.
+halves the gap to the last good rate a few times. The highest good rate is the limit. Users come in the 5 s before each step, which do not count.
 
 Latencies count from the time at which a request should have been sent.`,
 		Example: "  loadgen find-limit\n  loadgen find-limit scenario-1 --p99 20 --step 20s -H http://127.0.0.1:8000",
@@ -127,7 +131,8 @@ func (a *app) findLimit(ctx context.Context, l *limitSearch) error {
 			break
 		}
 		s := base
-		s.Rate, s.RunTime, s.Stages, s.SpawnRate, s.Stop = rate, time.Duration(l.step), nil, 0, nil
+		s.Rate, s.RunTime, s.Stages, s.Stop = rate, warmUp+time.Duration(l.step), nil, nil
+		s.SpawnRate = float64(s.Users) / warmUp.Seconds() // all at once would be a burst of registrations
 		cfg.Scenario = &s
 		r, err := loadgen.Run(ctx, cfg)
 		if err != nil {
@@ -143,12 +148,28 @@ func (a *app) findLimit(ctx context.Context, l *limitSearch) error {
 	return a.printLimit(l, &found)
 }
 
-// judge says whether a step was good.
+// judge says whether a step was good, by its seconds after the warm-up. One second in ten may be slower than the limit: on a machine that does
+// other things too, some always are.
 func (l *limitSearch) judge(rate float64, r *loadgen.Result) Step {
-	s := Step{Rate: rate, RPS: r.RPS, P50Ms: r.P50Ms, P99Ms: r.P99Ms}
-	if r.Requests > 0 {
-		s.Failures = float64(r.Failures) / float64(r.Requests)
+	s := Step{Rate: rate}
+	var p50, p99, rps []float64
+	var answered, failed float64
+	for _, p := range r.Series {
+		if p.Second > warmUp.Seconds()+2 && p.RPS+p.Failures > 0 {
+			p50, p99, rps = append(p50, p.P50Ms), append(p99, p.P99Ms), append(rps, p.RPS)
+			answered += p.RPS
+			failed += p.Failures
+		}
 	}
+	if len(p99) == 0 {
+		s.Why = "nothing was answered"
+		return s
+	}
+	slices.Sort(p50)
+	slices.Sort(p99)
+	slices.Sort(rps)
+	s.P50Ms, s.P99Ms = p50[len(p50)/2], p99[(len(p99)-1)*9/10]
+	s.RPS, s.Failures = rps[len(rps)/2], failed/max(answered, 1)
 	switch {
 	case s.Failures > l.failures:
 		s.Why = "failures"

@@ -277,10 +277,9 @@ func TestVerdictNamesTheCause(t *testing.T) {
 				Scenario: users(), Target: loadgen.Target{HTTP: in.url, Key: test.key}, Seed: 1, Grace: 5 * time.Second,
 				Log: slog.New(slog.DiscardHandler),
 			}
-			cfg.Progress = func(*loadgen.Snapshot) { // after a second
-				if in.hurt != nil {
-					in.hurt()
-				}
+			if in.hurt != nil {
+				cfg.Scenario.RunTime = 8 * time.Second               // long enough after that, however slow this machine is
+				cfg.Progress = func(*loadgen.Snapshot) { in.hurt() } // after a second
 			}
 			r, evidence, err := runWatched(t.Context(), cfg)
 			if r != nil {

@@ -232,9 +232,12 @@ def register(delivery, endpoint=None):
 
 
 def main():
+    if sys.argv[1:] not in ([], ["--poll"]):
+        print("usage: agent.py [--poll]    (see the top of this file)", file=sys.stderr)
+        return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    status = (poll if "--poll" in sys.argv[1:] else serve)(Tasks())
+    status = (poll if sys.argv[1:] else serve)(Tasks())
     if status == 0:
         say("POST", "/state", {"state": "offline"})
     return status
