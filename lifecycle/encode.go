@@ -18,6 +18,7 @@ func (g *Gate) Encode() []byte {
 	o.OptBool("cordoned", g.Cordoned)
 	o.OptBool("open", g.Open)
 	o.OptString("word", g.Word)
+	o.OptTime("working", g.Working)
 	o.OptBool("silent", g.Silent)
 	o.OptTime("until", g.Until)
 	o.OptInt("misses", int64(g.Misses))
@@ -47,6 +48,7 @@ func (h *Held) encode(o *event.Object) {
 
 func (t *Trace) encode(o *event.Object) {
 	o.Int("base", int64(t.Base))
+	o.OptInt("again", int64(t.Again))
 	o.OptInt("active", int64(t.Active))
 	t.Rest.encode(o, "rest")
 	t.Error.encode(o, "error")

@@ -54,8 +54,11 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 			f.recordChanged = true
 		}
 		heard := false
-		if state, ok := it.event.(*event.State); ok {
-			heard = gate.Witness(state, it.mark)
+		switch e := it.event.(type) {
+		case *event.State:
+			heard = gate.Witness(e, it.mark)
+		case *event.Register:
+			gate.Restarted(it.mark)
 		}
 		// A message that comes again was recorded the first time, unless it was never applied: a late one is, once. The state that ends an
 		// attempt is looked up there.

@@ -24,6 +24,7 @@ type Gate struct {
 	Cordoned   bool              `json:"cordoned,omitzero"`
 	Open       bool              `json:"open,omitzero"`     // what the agent last said lets it take a task
 	Word       string            `json:"word,omitzero"`     // what it last said
+	Working    time.Time         `json:"working,omitzero"`  // stream timestamp of Word, if it says that the agent works and what we hold on it explains that
 	Silent     bool              `json:"silent,omitzero"`   // nobody answered on its subject since its last sign of life
 	Until      time.Time         `json:"until,omitzero"`    // wall clock: it refused or did not answer, leave it alone until then
 	Misses     int               `json:"misses,omitzero"`   // refusals and silences in a row
@@ -108,6 +109,7 @@ func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 // hear opens or closes the gate by what the agent last said, and by nothing it said before. A working word does not close it
 // while we hold an attempt on it, nor when it is from before the last result was taken in: it is about work that is known, or over.
 func (g *Gate) hear(p *Report) {
+	g.Working = time.Time{}
 	if p == nil {
 		g.Word, g.Open = "", false
 		return
@@ -117,6 +119,9 @@ func (g *Gate) hear(p *Report) {
 	case isRest(p.State):
 		g.Open = true
 	case isWorking(p.State):
+		if len(g.Held) > 0 {
+			g.Working = p.Mark.At
+		}
 		g.Open = len(g.Held) > 0 || !p.Mark.At.After(g.Released)
 	default:
 		g.Open = false
@@ -126,7 +131,7 @@ func (g *Gate) hear(p *Report) {
 func (g *Gate) same(o *Gate) bool {
 	return g.Registered == o.Registered && g.Instance == o.Instance && g.Slots == o.Slots && g.Version == o.Version &&
 		g.Delivery == o.Delivery && g.Cordoned == o.Cordoned && g.Open == o.Open && g.Silent == o.Silent &&
-		(g.Open || g.Word == o.Word) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels) &&
+		(g.Open || g.Word == o.Word) && g.Working.Equal(o.Working) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels) &&
 		slices.EqualFunc(g.Held, o.Held, func(a, b Held) bool { return a.Trace.same(b.Trace) })
 }
 
@@ -158,6 +163,9 @@ func (g *Gate) Release(ref event.AttemptRef, resultAt time.Time) bool {
 		return false
 	}
 	g.Held = slices.Delete(slices.Clone(g.Held), i, i+1)
+	if len(g.Held) == 0 && g.Working.After(g.Released) {
+		g.Open = false // it says that it works, and not because of what we know of
+	}
 	return true
 }
 

@@ -79,6 +79,32 @@ func TestAWordFromAfterTheLastResultShutsTheGate(t *testing.T) {
 	}
 }
 
+// An agent that says it works, and nothing of what we know of, gets no more tasks until it says that it rests.
+func TestASlotThatDrainedLeavesAWorkingAgentShut(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name     string
+		word     string
+		resultAt time.Time // zero: the slot is freed without one
+		open     bool
+	}{
+		{"working, no result", "active", time.Time{}, false},
+		{"working, said before the result", "active", mark(40).At, true},
+		{"resting, no result", "idle", time.Time{}, true},
+	} {
+		r := fold(at{1, registered("")}, at{2, said("", "idle")})
+		g := &lifecycle.Gate{Agent: "a"}
+		g.Follow(r, true)
+		g.Take(attempt(1), "", epoch)
+		r.Apply(said("", c.word), mark(30))
+		g.Follow(r, true)
+		g.Release(attempt(1), c.resultAt)
+		if g.Free(epoch) != c.open {
+			t.Errorf("%s: free is %v, want %v", c.name, g.Free(epoch), c.open)
+		}
+	}
+}
+
 func TestTakingAndReleasingTwiceIsOnce(t *testing.T) {
 	g := freeGate(2)
 	withToken := attempt(1)

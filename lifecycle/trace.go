@@ -16,7 +16,8 @@ import (
 // states of one set leave the same Trace in whatever order, and however often, they are delivered.
 type Trace struct {
 	Base   uint64 `json:"base"`            // last sequence of StreamAgent before the attempt was assigned: only what stands behind it counts
-	Active uint64 `json:"active,omitzero"` // sequence of the first state that shows the attempt at work
+	Again  uint64 `json:"again,omitzero"`  // sequence of the last registration behind the base: the agent may have been started again
+	Active uint64 `json:"active,omitzero"` // sequence of the first state behind that which shows the attempt at work
 	Rest   Word   `json:"rest,omitzero"`   // last state of rest
 	Error  Word   `json:"error,omitzero"`  // first state of error
 }
@@ -48,7 +49,7 @@ func (t *Trace) End() (end Word, failed, ok bool) {
 func (t *Trace) hear(w Word, named bool) bool {
 	before := *t
 	rest := isRest(w.State)
-	if (isWorking(w.State) || rest && named) && (t.Active == 0 || w.Seq < t.Active) {
+	if (isWorking(w.State) && w.Seq > t.Again || rest && named) && (t.Active == 0 || w.Seq < t.Active) {
 		t.Active = w.Seq
 	}
 	if rest && w.Seq > t.Rest.Seq {
@@ -64,7 +65,20 @@ func (t *Trace) same(o *Trace) bool {
 	if t == nil || o == nil {
 		return t == o
 	}
-	return t.Base == o.Base && t.Active == o.Active && t.Rest.Seq == o.Rest.Seq && t.Error.Seq == o.Error.Seq
+	return t.Base == o.Base && t.Again == o.Again && t.Active == o.Active && t.Rest.Seq == o.Rest.Seq && t.Error.Seq == o.Error.Seq
+}
+
+// startedAgain notes a registration behind the base, and reports whether the trace changed. What was at work before it may have died with the process
+// that registered then; that the agent rests afterwards does not show that the attempt has ended.
+func (t *Trace) startedAgain(seq uint64) bool {
+	if _, _, ended := t.End(); ended || seq <= max(t.Base, t.Again) {
+		return false
+	}
+	t.Again = seq
+	if t.Active <= seq {
+		t.Active = 0
+	}
+	return true
 }
 
 func isError(word string) bool { return strings.EqualFold(word, "error") }
@@ -109,6 +123,25 @@ func (g *Gate) Witness(e *event.State, at Mark) bool {
 	g.Held = slices.Clone(g.Held)
 	g.Held[about].Trace = &t
 	return true
+}
+
+// Restarted takes a registration of the agent into the traces of what it holds, and reports whether one changed.
+func (g *Gate) Restarted(at Mark) bool {
+	changed := false
+	for i := range g.Held {
+		if g.Held[i].Trace == nil {
+			continue
+		}
+		t := *g.Held[i].Trace
+		if !t.startedAgain(at.Seq) {
+			continue
+		}
+		if !changed {
+			g.Held, changed = slices.Clone(g.Held), true
+		}
+		g.Held[i].Trace = &t
+	}
+	return changed
 }
 
 // attemptOf returns the attempt that the details of a state name, by the id that an old agent was told. What is there and no such id names another one.

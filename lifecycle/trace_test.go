@@ -498,8 +498,14 @@ func TestEveryDeliveredStateIsWitnessed(t *testing.T) {
 			again.Version, again.Delivery = "2", event.DeliveryHTTP
 			w.hand(1, at{21, active})
 			w.hand(1, at{22, again})
-			w.hand(1, at{23, idle})
-			w.wantEnd(1, "completed at 23", 23)
+			w.hand(1, at{23, idle}) // of a process that may know nothing of the attempt
+			w.wantEnd(1, "", 0)
+			w.hand(1, at{24, active}, at{25, idle})
+			w.wantEnd(1, "completed at 25", 25)
+		},
+		"registered again behind the end": func(w *witness) {
+			w.hand(1, at{21, active}, at{22, idle}, at{23, oldAgent()})
+			w.wantEnd(1, "completed at 22", 22)
 		},
 		"after it was released": func(w *witness) {
 			w.hand(1, at{21, active})

@@ -492,3 +492,31 @@ func TestWhatIsInHandEndsWithTheBridge(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Where there is a key, the webhook that needs none changes only agents that came by it.
+func TestAnOpenWebhookLeavesTheAgentsOfOthersAlone(t *testing.T) {
+	notify := func(b *bundle, kind string, agent string) response {
+		return b.do("POST", "/v1/opscore/internal/agent/notify", `{"event_type":"`+kind+`","agent_details":{"agentId":"`+agent+
+			`","agentName":"n","version":"1","contactEndpoint":"http://elsewhere.local/"}}`)
+	}
+	put := func(b *bundle) {
+		b.do("PUT", "/api/v1/agents/mine", `{"agentName":"n","version":"1","capabilities":[],"delivery":"poll"}`, "Authorization", "Bearer k").want(t, http.StatusOK)
+	}
+	b := setup(t, func(c *bridge.Config) { c.Key = "k" })
+	put(b)
+	for _, kind := range []string{"REGISTER", "DEREGISTER"} {
+		if refused := notify(b, kind, "mine").want(t, http.StatusForbidden); !strings.Contains(refused.body, `{"detail":"`) {
+			t.Errorf("%s: %s", kind, refused.body)
+		}
+	}
+	agent := decode[event.Agent](t, b.do("GET", "/api/v1/agents/mine", "", "Authorization", "Bearer k").want(t, http.StatusOK))
+	if agent.Delivery != event.DeliveryPoll {
+		t.Errorf("the agent is reached by %s now", agent.Delivery)
+	}
+	for _, kind := range []string{"REGISTER", "REGISTER", "DEREGISTER", "REGISTER"} {
+		notify(b, kind, "theirs").want(t, http.StatusOK)
+	}
+	open := setup(t, nil)
+	put(open)
+	notify(open, "REGISTER", "mine").want(t, http.StatusOK)
+}

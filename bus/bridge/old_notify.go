@@ -53,12 +53,18 @@ func (b *Bridge) oldNotify(ctx context.Context, r *oldRequest) (int, any, error)
 		if n.agent == "" {
 			return 0, nil, &oldError{http.StatusBadRequest, "Missing agentId in agent_details for REGISTER event."}
 		}
+		if err := b.mayNotify(ctx, n.agent); err != nil {
+			return 0, nil, err
+		}
 		if err := b.report(ctx, event.VerbRegister, n.agent, &n.register); err != nil {
 			return 0, nil, err
 		}
 		return http.StatusOK, success("Agent " + n.agent + " registered successfully."), nil
 	case "DEREGISTER":
 		if n.agent != "" { // an agent that cannot exist needs no deregistration
+			if err := b.mayNotify(ctx, n.agent); err != nil {
+				return 0, nil, err
+			}
 			if err := b.report(ctx, event.VerbDeregister, n.agent, &event.Deregister{Reason: "notified by webhook"}); err != nil {
 				return 0, nil, err
 			}
@@ -67,4 +73,22 @@ func (b *Bridge) oldNotify(ctx context.Context, r *oldRequest) (int, any, error)
 		return http.StatusOK, success("DEREGISTER notification received but not fully processed."), nil
 	}
 	return 0, nil, &oldError{http.StatusBadRequest, unknownEvent + n.eventType}
+}
+
+// mayNotify keeps an open webhook, which anybody may call, from taking over or removing an agent that has registered with a key or over NATS. Where there is no key everything
+// is open anyway.
+func (b *Bridge) mayNotify(ctx context.Context, id string) error {
+	if b.cfg.Key == "" || len(b.cfg.WebhookSecrets) > 0 {
+		return nil
+	}
+	agent, err := b.agent(ctx, id)
+	switch {
+	case refusedWith(err, event.CodeUnknownAgent):
+		return nil
+	case err != nil:
+		return err
+	case agent.Delivery != event.DeliveryAgentKit:
+		return &oldError{http.StatusForbidden, "Agent " + id + " was not registered by this webhook, which needs a secret to change it."}
+	}
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 const (
 	pushGroup   = "bridge" // the queue group that all replicas share
 	maxPushes   = 10_000   // requests in hand at once, waiting ones included
+	maxInHand   = 64 << 20 // bytes of them
 	maxLookups  = 64       // registrations read at the same time
 	pushTimeout = 14 * time.Second
 	pushGrace   = 4 * time.Second // for what is in hand when the bridge stops
@@ -33,6 +34,7 @@ type pusher struct {
 
 	mu      sync.Mutex
 	inHand  int
+	bytes   int // of what is in hand
 	closing bool
 	idle    chan struct{} // closed when nothing is in hand and closing is set
 }
@@ -85,34 +87,36 @@ func (p *pusher) subscribe(work context.Context) ([]*nats.Subscription, error) {
 
 // take serves a request on a goroutine of its own: the next one must not wait for an agent.
 func (p *pusher) take(work context.Context, m *nats.Msg, serve func(context.Context, *nats.Msg) reply) {
-	if !p.begin() {
+	if !p.begin(len(m.Data)) {
 		if m.Subject == event.PushSubject(event.Key(m.Subject)) { // a cancel is asked again when it is not answered
 			p.answer(m, rejected("the bridge takes no more tasks at the moment", briefly))
 		}
 		return
 	}
 	go func() {
-		defer p.end()
+		defer p.end(len(m.Data))
 		limited, cancel := context.WithTimeout(work, pushTimeout)
 		defer cancel()
 		p.answer(m, serve(limited, m))
 	}()
 }
 
-func (p *pusher) begin() bool {
+func (p *pusher) begin(size int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closing || p.inHand >= maxPushes {
+	if p.closing || p.inHand >= maxPushes || p.bytes+size > maxInHand {
 		return false
 	}
 	p.inHand++
+	p.bytes += size
 	return true
 }
 
-func (p *pusher) end() {
+func (p *pusher) end(size int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.inHand--
+	p.bytes -= size
 	if p.closing && p.inHand == 0 {
 		close(p.idle)
 	}
