@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	httpKey    = "bench-key"
+	httpKey    = env.DefaultKey
 	httpConns  = 32 // keep-alive connections
 	httpAgents = 1000
 	httpTime   = 5 * time.Second
