@@ -4,9 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
@@ -20,7 +18,6 @@ const (
 	envRedis          = "REDIS_URL"
 	envWebhookSecrets = "OPSCORE_WEBHOOK_SECRET" // several, separated by spaces, while they are rotated
 	envLogLevel       = "OPSCORE_LOG_LEVEL"      // debug, info, warn, error
-	envCrash          = "OPSCORE_CRASH"          // for fault tests: POINT or POINT:N, the process kills itself there
 )
 
 // newServeCommand builds the command that runs a replica against external servers.
@@ -78,7 +75,7 @@ func (a *app) serverConfig(httpAddr string, flags deliveryFlags) (server.Config,
 	}
 	return server.Config{
 		HTTPAddr: httpAddr, Delivery: delivery, Key: key, WebhookSecrets: strings.Fields(a.getenv(envWebhookSecrets)),
-		Version: readBuild().Version, Log: log, Crash: crashAt(a.getenv(envCrash)),
+		Version: readBuild().Version, Log: log,
 	}, nil
 }
 
@@ -132,29 +129,4 @@ func (a *app) logger() (*slog.Logger, error) {
 		return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !s.color})), nil
 	}
 	return slog.New(slog.NewJSONHandler(a.stderr, &slog.HandlerOptions{Level: level})), nil
-}
-
-// crashAt returns a function that kills the process without any clean-up when a named point is reached for the nth time.
-func crashAt(spec string) func(string) {
-	if spec == "" {
-		return nil
-	}
-	point, count, _ := strings.Cut(spec, ":")
-	left, err := strconv.Atoi(count)
-	if err != nil {
-		left = 1
-	}
-	hits := make(chan int, 1)
-	hits <- left
-	return func(at string) {
-		if at != point {
-			return
-		}
-		n := <-hits - 1
-		if n <= 0 {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {} // nothing may happen after the point
-		}
-		hits <- n
-	}
 }
