@@ -3,7 +3,6 @@ package main
 import (
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 
 	"github.com/lmittmann/tint"
