@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/cmd/loadgen/bench"
 	"github.com/opspawn/opscore/cmd/loadgen/env"
 )
 
@@ -84,7 +83,7 @@ func (a *app) dialNATS(ctx context.Context, url string) (*bus.Conn, error) {
 
 // seed registers agents and waits until everything that was published is stored.
 func seed(ctx context.Context, conn *bus.Conn, ids []string) error {
-	_, err := publishAll(conn, len(ids), func(i int) *nats.Msg {
+	_, err := bench.PublishAll(conn, len(ids), func(i int) *nats.Msg {
 		m := nats.NewMsg(event.AgentSubject(event.VerbRegister, event.MustToken(ids[i])))
 		m.Data = event.MustMarshal(&event.Register{AgentName: "seeded " + ids[i], Version: "1.0", Capabilities: []string{"none"}})
 		return m
@@ -92,55 +91,7 @@ func seed(ctx context.Context, conn *bus.Conn, ids []string) error {
 	if err != nil {
 		return fmt.Errorf("register agents: %w", err)
 	}
-	return settled(ctx, conn)
-}
-
-// publishAll publishes asynchronously, waits for all acknowledgements and returns how long that took.
-func publishAll(conn *bus.Conn, n int, message func(i int) *nats.Msg) (time.Duration, error) {
-	var pending sync.WaitGroup
-	failures := make(chan error, 1)
-	begin := time.Now()
-	for i := range n {
-		pending.Add(1)
-		err := conn.PublishAsync(message(i), func(_ bus.Ack, err error) {
-			if err != nil {
-				select {
-				case failures <- err:
-				default: // the first says enough
-				}
-			}
-			pending.Done()
-		})
-		if err != nil {
-			return 0, err
-		}
-	}
-	pending.Wait()
-	took := time.Since(begin)
-	select {
-	case err := <-failures:
-		return took, err
-	default:
-		return took, nil
-	}
-}
-
-// settled waits until the consumers have taken in everything.
-func settled(ctx context.Context, conn *bus.Conn) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		now := time.Now()
-		at, err := conn.IntakeTime(ctx, now)
-		if err == nil && at.Equal(now) {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		}
-	}
+	return bench.CaughtUp(ctx, conn)
 }
 
 // newNATSBenchCommand builds the command that lets nats bench publish.
@@ -234,7 +185,7 @@ func (b *natsBench) measure(ctx context.Context, conn *bus.Conn) (*NATSBench, er
 	if err != nil {
 		return nil, err
 	}
-	if err := settled(ctx, conn); err != nil {
+	if err := bench.CaughtUp(ctx, conn); err != nil {
 		return nil, err
 	}
 	took := time.Since(begin)
@@ -260,7 +211,7 @@ func delivered(ctx context.Context, conn *bus.Conn) (uint64, error) {
 
 func (b *natsBench) own(_ context.Context, conn *bus.Conn) (time.Duration, error) {
 	ids := seedIDs(b.agents, "", true)
-	return publishAll(conn, b.msgs, func(i int) *nats.Msg {
+	return bench.PublishAll(conn, b.msgs, func(i int) *nats.Msg {
 		m := nats.NewMsg(event.AgentSubject(event.VerbState, ids[i%len(ids)]))
 		m.Data = []byte(benchPayload)
 		return m

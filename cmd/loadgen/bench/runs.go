@@ -132,7 +132,7 @@ func prepare(ctx context.Context, l *lab, workflow string, tasks int) (*fleet, e
 		f.close()
 		return nil, fmt.Errorf("apply the workflow: %w", err)
 	}
-	return f, caughtUp(ctx, l.conn)
+	return f, CaughtUp(ctx, l.conn)
 }
 
 func benchRuns(ctx context.Context, l *lab) ([]Figure, error) {
@@ -172,7 +172,7 @@ func throughput(ctx context.Context, l *lab, tasks, count int) (Figure, error) {
 	if err := f.startBounded(ctx, l.conn, runs, tasks); err != nil {
 		return Figure{}, err
 	}
-	if err := caughtUp(ctx, l.conn); err != nil {
+	if err := CaughtUp(ctx, l.conn); err != nil {
 		return Figure{}, err
 	}
 	took := time.Since(begin)

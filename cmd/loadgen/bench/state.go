@@ -50,8 +50,8 @@ func stateMessage(agent, n int) *nats.Msg {
 	return m
 }
 
-// publishAll publishes asynchronously and waits for all acknowledgements.
-func publishAll(conn *bus.Conn, n int, message func(i int) *nats.Msg) (time.Duration, error) {
+// PublishAll publishes n messages asynchronously, waits for all acknowledgements, and returns how long that took, and the last error.
+func PublishAll(conn *bus.Conn, n int, message func(i int) *nats.Msg) (time.Duration, error) {
 	var pending sync.WaitGroup
 	var mu sync.Mutex
 	var failed error
@@ -114,11 +114,11 @@ func benchState(ctx context.Context, l *lab) ([]Figure, error) {
 	}
 	cpu := l.cpu()
 	begin := time.Now()
-	published, err := publishAll(conn, stateEvents, func(i int) *nats.Msg { return stateMessage(stateOf(i)) })
+	published, err := PublishAll(conn, stateEvents, func(i int) *nats.Msg { return stateMessage(stateOf(i)) })
 	if err != nil {
 		return nil, fmt.Errorf("publish states: %w", err)
 	}
-	if err := caughtUp(ctx, conn); err != nil {
+	if err := CaughtUp(ctx, conn); err != nil {
 		return nil, err
 	}
 	took := time.Since(begin)
@@ -140,7 +140,7 @@ func benchState(ctx context.Context, l *lab) ([]Figure, error) {
 
 // registerAgents registers agents and waits until all are stored. Metadata of the given size makes them as heavy as real ones.
 func registerAgents(ctx context.Context, conn *bus.Conn, n, metadata int) error {
-	_, err := publishAll(conn, n, func(i int) *nats.Msg {
+	_, err := PublishAll(conn, n, func(i int) *nats.Msg {
 		m := nats.NewMsg(event.AgentSubject(event.VerbRegister, fmt.Sprintf("bench-agent-%d", i)))
 		m.Data = event.MustMarshal(&event.Register{
 			AgentName: fmt.Sprintf("bench agent %d", i), Version: "1.0", Capabilities: []string{fmt.Sprintf("bench-%d", i%100)},
@@ -151,11 +151,11 @@ func registerAgents(ctx context.Context, conn *bus.Conn, n, metadata int) error 
 	if err != nil {
 		return fmt.Errorf("register agents: %w", err)
 	}
-	return caughtUp(ctx, conn)
+	return CaughtUp(ctx, conn)
 }
 
-// caughtUp waits until everything published so far was taken in and acknowledged.
-func caughtUp(ctx context.Context, conn *bus.Conn) error {
+// CaughtUp waits until everything published so far was taken in and acknowledged.
+func CaughtUp(ctx context.Context, conn *bus.Conn) error {
 	for {
 		now := time.Now()
 		at, err := conn.IntakeTime(ctx, now)
@@ -269,10 +269,10 @@ func benchMemory(ctx context.Context, l *lab) ([]Figure, error) {
 	if err := registerAgents(ctx, l.conn, agents, 0); err != nil {
 		return nil, err
 	}
-	if _, err := publishAll(l.conn, agents, func(i int) *nats.Msg { return stateMessage(i, 0) }); err != nil {
+	if _, err := PublishAll(l.conn, agents, func(i int) *nats.Msg { return stateMessage(i, 0) }); err != nil {
 		return nil, err
 	}
-	if err := caughtUp(ctx, l.conn); err != nil {
+	if err := CaughtUp(ctx, l.conn); err != nil {
 		return nil, err
 	}
 	if err := sleep(ctx, 2*time.Second); err != nil {
