@@ -68,6 +68,13 @@ func (p *polls) end(k pollKey) {
 	}
 }
 
+// current reports whether no newer request has taken the place of one.
+func (p *polls) current(k pollKey, ended chan struct{}) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open[k] == ended
+}
+
 // done forgets a request that has ended, unless a newer one has its place.
 func (p *polls) done(k pollKey, ended chan struct{}) {
 	p.mu.Lock()
@@ -115,8 +122,9 @@ type pollWait struct {
 	b                   *Bridge
 	id, token, instance string
 	limit               time.Duration
-	agent               *event.Agent // as it was when the request came
-	ousted              bool         // a newer one has taken its place
+	agent               *event.Agent  // as it was when the request came
+	ended               chan struct{} // closed when a newer one has taken its place
+	ousted              bool          // a newer one has taken its place
 }
 
 // serve answers the request: with a task, or that there is none.
@@ -146,6 +154,7 @@ func (w *pollWait) pause(ctx context.Context) {
 func (w *pollWait) wait(hc huma.Context) bool {
 	ctx, b, key := hc.Context(), w.b, pollKey{w.token, w.instance}
 	ended := b.polls.begin(key)
+	w.ended = ended
 	defer b.polls.done(key, ended)
 	nc, tasks := b.cfg.Bus.NC(), make(chan *nats.Msg, maxTaken)
 	sub, err := nc.ChanSubscribe(event.TaskSubject(w.token), tasks)
@@ -192,10 +201,17 @@ func (w *pollWait) leave(sub *nats.Subscription, tasks chan *nats.Msg) {
 	for {
 		select {
 		case m := <-tasks:
-			w.b.pushes.answer(m, reply{nobody: true})
+			w.decline(m)
 		default:
 			return
 		}
+	}
+}
+
+// decline says that nobody is here to take a task, unless another request of the agent may be taking it at this moment.
+func (w *pollWait) decline(m *nats.Msg) {
+	if w.isMine(m) && w.b.polls.current(pollKey{w.token, w.instance}, w.ended) {
+		w.b.pushes.answer(m, reply{nobody: true})
 	}
 }
 
@@ -222,7 +238,7 @@ func (w *pollWait) isMine(m *nats.Msg) bool {
 // and the same attempt is asked for again.
 func (w *pollWait) hand(hc huma.Context, m *nats.Msg) {
 	if hc.Context().Err() != nil {
-		w.b.pushes.answer(m, reply{nobody: true}) // it has gone, and has got nothing
+		w.decline(m) // it has gone, and has got nothing
 		return
 	}
 	hc.SetHeader("Content-Type", "application/json")

@@ -153,7 +153,9 @@ func (s *server) refuse(r micro.Request, err error) {
 	if !errors.As(err, &refusal) {
 		s.cfg.Log.Warn("query failed", "subject", r.Subject(), "err", err)
 	}
-	if err := r.Error(string(refusal.Code), refusal.Message, nil); err != nil {
+	// Not r.Error: the library reads what that notes in the request when its handler has returned, which is before the answer here.
+	headers := micro.Headers{micro.ErrorHeader: {refusal.Message}, micro.ErrorCodeHeader: {string(refusal.Code)}}
+	if err := r.Respond(nil, micro.WithHeaders(headers)); err != nil {
 		s.cfg.Log.Debug("query not answered", "subject", r.Subject(), "err", err)
 	}
 }
