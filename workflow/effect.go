@@ -35,11 +35,9 @@ func (e *Engine) act(c *change) {
 		if c.after.State.Final() {
 			e.facts.drop(c.after.ID)
 			e.publishFact(ctx, c.after, c.cause)
+			e.logEnd(c.after)
 		} else if c.cause != "" {
 			e.facts.later(c.after, c.cause)
-		}
-		if c.after.State.Final() {
-			e.logEnd(c.after)
 		}
 	}
 	for _, in := range c.inputs {

@@ -124,16 +124,22 @@ have been sent; "raw" ones from the time at which it was.`,
 
 // runScenario does what the run command says.
 func (a *app) runScenario(ctx context.Context, f *runFlags, name string) error {
+	_, err := a.runAndWrite(ctx, f, name)
+	return err
+}
+
+// runAndWrite runs a scenario and writes its result to where the flags say. There is a result with an error too, if the run could begin.
+func (a *app) runAndWrite(ctx context.Context, f *runFlags, name string) (*loadgen.Result, error) {
 	cfg, err := a.runConfig(f, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out, err := newOutputs(a, f)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r, err := a.runOn(ctx, f, cfg, out)
-	return out.finish(ctx, r, err)
+	return r, out.finish(ctx, r, err)
 }
 
 // runOn runs a scenario on the servers that the flags name, or on fresh ones.

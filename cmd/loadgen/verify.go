@@ -55,16 +55,7 @@ func (a *app) verify(ctx context.Context, f *runFlags, baseline string) error {
 			return err
 		}
 	}
-	cfg, err := a.runConfig(f, verifyScenario)
-	if err != nil {
-		return err
-	}
-	out, err := newOutputs(a, f)
-	if err != nil {
-		return err
-	}
-	r, err := a.runOn(ctx, f, cfg, out)
-	err = out.finish(ctx, r, err)
+	r, err := a.runAndWrite(ctx, f, verifyScenario)
 	if r == nil || before == nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,16 +157,13 @@ func benchHTTP(ctx context.Context, l *lab) ([]Figure, error) {
 			Note: fmt.Sprintf("p99 %.1f ms; CPU seconds in %.0f s: %s", p99, (httpTime + httpWarm).Seconds(), l.cpu().since(before)),
 		})
 	}
-	idle, err := benchIdle(ctx, addr, l.env.Processes()[env.Replica(1)].PID)
+	idle, err := l.benchIdle(ctx, addr)
 	return append(figures, idle), err
 }
 
 // benchIdle opens connections, sends one request on each, leaves them open, and looks when the server has noticed that it is idle.
-func benchIdle(ctx context.Context, addr string, pid int) (Figure, error) {
-	before, _, err := memory(pid)
-	if err != nil {
-		return Figure{}, err
-	}
+func (l *lab) benchIdle(ctx context.Context, addr string) (Figure, error) {
+	before, _ := l.env.Memory(env.Replica(1))
 	conns := make([]net.Conn, 0, idleConns)
 	defer func() {
 		for _, c := range conns {
@@ -188,31 +184,9 @@ func benchIdle(ctx context.Context, addr string, pid int) (Figure, error) {
 	if err := sleep(ctx, idleTime); err != nil {
 		return Figure{}, err
 	}
-	own, resident, err := memory(pid)
+	own, resident := l.env.Memory(env.Replica(1))
 	return Figure{
 		Name: "memory of a server with 5,000 idle connections", Value: own, Unit: "MiB", Goal: "< 150 MB",
 		Note: fmt.Sprintf("VmRSS %.0f MiB; before them %.0f MiB", resident, before),
-	}, err
-}
-
-// memory returns the memory of a process in MiB: what is its own (RssAnon + RssShmem), and all that is resident (VmRSS).
-func memory(pid int) (own, resident float64, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		var kb float64
-		name, value, _ := strings.Cut(line, ":")
-		if _, err := fmt.Sscanf(strings.TrimSpace(value), "%f kB", &kb); err != nil {
-			continue
-		}
-		switch name {
-		case "RssAnon", "RssShmem":
-			own += kb / 1024
-		case "VmRSS":
-			resident = kb / 1024
-		}
-	}
-	return own, resident, nil
+	}, nil
 }

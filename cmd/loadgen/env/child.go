@@ -9,9 +9,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime/pprof"
-	"strconv"
-	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/opspawn/opscore/bus"
@@ -102,33 +99,12 @@ func serveNATS(ctx context.Context, c childSpec, log *slog.Logger) error {
 
 func serveOpscore(ctx context.Context, c childSpec, log *slog.Logger) error {
 	err := server.Run(ctx, server.Config{
-		NATSURL: c.NATS, StoreURL: c.Store, HTTPAddr: c.Addr, Key: c.Key, Log: log, Version: "loadgen", Crash: crashAt(c.Crash),
+		NATSURL: c.NATS, StoreURL: c.Store, HTTPAddr: c.Addr, Key: c.Key, Log: log, Version: "loadgen", Crash: server.CrashAt(c.Crash),
 	})
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
-}
-
-// crashAt returns a function that kills the process, without any clean-up, when POINT is reached for the Nth time.
-func crashAt(spec string) func(string) {
-	point, count, ok := strings.Cut(spec, ":")
-	if !ok {
-		return nil
-	}
-	left, _ := strconv.Atoi(count)
-	var mu sync.Mutex
-	return func(at string) {
-		if at != point {
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if left--; left <= 0 {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {} // nothing may happen after the point
-		}
-	}
 }
 
 // profileEnv, if set, is the beginning of the names of the files into which servers write what their CPU time went into.

@@ -106,6 +106,12 @@ func (e *Env) Processes() map[string]loadgen.Process {
 	return shown
 }
 
+// Memory returns what a process holds now, in MiB: its own (RssAnon + RssShmem), and all that is resident (VmRSS).
+func (e *Env) Memory(name string) (own, resident float64) {
+	u := e.process(name).usage()
+	return u.own, u.resident
+}
+
 // durables names the consumer that takes in each stream.
 var durables = map[string]string{event.StreamAgent: event.ConsumerLifecycle, event.StreamWork: event.ConsumerWorkflow}
 

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,29 +59,11 @@ func serve(args []string) {
 		cfg.Roles = append(cfg.Roles, server.Role(r))
 	}
 	if len(args) > 3 {
-		cfg.Crash = crashAt(args[3])
+		cfg.Crash = server.CrashAt(args[3])
 	}
 	if err := server.Run(ctx, cfg); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, "replica:", err)
 		os.Exit(1)
-	}
-}
-
-// crashAt kills the process when a point is reached for the nth time.
-func crashAt(spec string) func(string) {
-	point, count, _ := strings.Cut(spec, ":")
-	left, _ := strconv.Atoi(count)
-	var mu sync.Mutex
-	return func(at string) {
-		mu.Lock()
-		defer mu.Unlock()
-		if at != point {
-			return
-		}
-		if left--; left <= 0 {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		}
 	}
 }
 
