@@ -140,24 +140,7 @@ func (d *decider) result(t *RunTask, e *event.Result) {
 		d.fail(t, e.Error)
 		return
 	}
-	if len(e.Output) > inlineOutput {
-		t.Big, d.out.Big = true, e.Output
-	} else {
-		t.Output = e.Output
-	}
-	t.Error = nil
-	d.endTask(t, event.TaskCompleted)
-	d.run.Completed++
-	d.run.LastDone, d.run.LastBig = t.ID, 0
-	if t.Big {
-		d.run.LastBig = t.Attempt
-	}
-	d.out.Ended, d.out.Cause = t.ID, "task completed"
-	if next := d.def.after(d.task(t.ID)); next != nil {
-		d.reach(next)
-		return
-	}
-	d.end(event.RunCompleted, nil)
+	d.complete(t, e.Output)
 }
 
 // sameEnd reports whether the task ended the way this result says.

@@ -247,16 +247,19 @@ func (d *Definition) after(t *Task) *Task {
 	return d.Find(*t.NextTaskID)
 }
 
-// reach makes a task of the definition ready.
+// reach brings a task of the definition into the run.
 func (d *decider) reach(t *Task) {
 	d.run.Tasks = append(d.run.Tasks, RunTask{ID: t.TaskID})
-	rt := &d.run.Tasks[len(d.run.Tasks)-1]
+	d.changed = true
+	d.enter(t, &d.run.Tasks[len(d.run.Tasks)-1])
+}
+
+// enterAgent makes a task ready that an agent does.
+func (d *decider) enterAgent(rt *RunTask) {
 	d.makeReady(rt)
 	if rt.Class == "" {
-		rt.Error = &event.TaskError{Code: string(event.CodeInvalid), Message: "task " + t.TaskID +
-			" has no agentCapability and no agent was named when the run was started"}
-		d.endTask(rt, event.TaskFailed)
-		d.end(event.RunFailed, rt.Error)
+		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: "task " + rt.ID +
+			" has no agentCapability and no agent was named when the run was started"})
 	}
 }
 
@@ -425,7 +428,35 @@ func (d *decider) fail(t *RunTask, e *event.TaskError) {
 		d.changed = true
 		return
 	}
+	d.failFor(t, e)
+}
+
+// failFor ends a task for good, and with it the run.
+func (d *decider) failFor(t *RunTask, e *event.TaskError) {
+	t.Error = e
 	d.endTask(t, event.TaskFailed)
 	d.out.Ended = t.ID
 	d.end(event.RunFailed, e)
+}
+
+// complete ends a task with its output, and reaches what follows.
+func (d *decider) complete(t *RunTask, output event.Raw) {
+	if len(output) > inlineOutput {
+		t.Big, d.out.Big = true, output
+	} else {
+		t.Output = output
+	}
+	t.Error = nil
+	d.endTask(t, event.TaskCompleted)
+	d.run.Completed++
+	d.run.LastDone, d.run.LastBig = t.ID, 0
+	if t.Big {
+		d.run.LastBig = t.Attempt
+	}
+	d.out.Ended, d.out.Cause = t.ID, "task completed"
+	if next := d.def.after(d.task(t.ID)); next != nil {
+		d.reach(next)
+		return
+	}
+	d.end(event.RunCompleted, nil)
 }

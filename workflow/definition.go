@@ -24,39 +24,6 @@ const (
 	MaxDefinitionBytes = 896 << 10
 )
 
-// Definition is a workflow as data, in JSON or YAML. [VersionOf] names its content.
-type Definition struct {
-	ID             string  `json:"id"`
-	Name           string  `json:"name,omitzero"`
-	Description    string  `json:"description,omitzero"`
-	Version        string  `json:"version,omitzero"` // the author's label; runs are pinned by content
-	Tasks          []Task  `json:"tasks"`
-	Retry          *Retry  `json:"retry,omitzero"`          // of tasks that have none of their own
-	TimeoutSeconds float64 `json:"timeoutSeconds,omitzero"` // of tasks that have none of their own
-
-	index map[string]int // taskId: place in Tasks
-}
-
-// Task is one node of a definition.
-type Task struct {
-	TaskID          string    `json:"taskId"`
-	Name            string    `json:"name,omitzero"`
-	AgentCapability string    `json:"agentCapability,omitzero"` // empty: the run's agent
-	AgentID         string    `json:"agentId,omitzero"`         // a named agent skips the check of the capability
-	Parameters      event.Raw `json:"parameters,omitzero"`      // an object: the task's input
-	NextTaskID      *string   `json:"nextTaskId,omitzero"`
-	Retry           *Retry    `json:"retry,omitzero"`
-	TimeoutSeconds  float64   `json:"timeoutSeconds,omitzero"`
-}
-
-// Retry says how often a failed task is tried again, and when: initial × factorⁿ, at most max, with full jitter.
-type Retry struct {
-	Attempts       *int    `json:"attempts,omitzero"` // retries after the first attempt; absent: 3
-	InitialSeconds float64 `json:"initialSeconds,omitzero"`
-	MaxSeconds     float64 `json:"maxSeconds,omitzero"`
-	Factor         float64 `json:"factor,omitzero"`
-}
-
 // Problem is one mistake in a definition. Line is its place in the file it was read from, 0 if that is unknown.
 type Problem struct {
 	Path string `json:"path"` // as in $.tasks[1].nextTaskId

@@ -24,6 +24,8 @@ import (
 
 // fakeBridge takes task requests for agents that are reached by HTTP, in the place of the real one and of its agents.
 type fakeBridge struct {
+	serving sync.RWMutex
+
 	t       *testing.T
 	nc      *nats.Conn
 	post    func(agent string, task *event.Task) answer
@@ -49,11 +51,19 @@ func newFakeBridge(t *testing.T, b *bundle, post func(agent string, task *event.
 	for subject, serve := range map[string]nats.MsgHandler{
 		event.SubjectPushAll: f.push, event.SubjectPushCancelAll: f.cancel, event.CancelSubject("*"): f.cancel,
 	} {
-		sub, err := f.nc.Subscribe(subject, serve)
+		sub, err := f.nc.Subscribe(subject, func(m *nats.Msg) {
+			f.serving.RLock()
+			defer f.serving.RUnlock()
+			serve(m)
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = sub.Unsubscribe() })
+		t.Cleanup(func() {
+			f.serving.Lock() // what is being served still publishes
+			defer f.serving.Unlock()
+			_ = sub.Unsubscribe()
+		})
 	}
 	if err := f.nc.Flush(); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,56 @@
+package workflow
+
+import "github.com/opspawn/opscore/bus/event"
+
+// nodeKind is what a task does.
+type nodeKind int
+
+const (
+	nodeAgent    nodeKind = iota // an agent does it
+	nodePass                     // edges meet
+	nodeWait                     // time passes
+	nodeSignal                   // a signal comes
+	nodeApproval                 // a person decides
+	nodeChildren                 // runs of their own: forEach, loop, workflow
+)
+
+// kind returns what a task does. Old definitions know only agents.
+func (d *Definition) kind(t *Task) nodeKind {
+	switch {
+	case t.ForEach != nil || t.Loop != nil || t.Workflow != nil:
+		return nodeChildren
+	case t.Wait != nil:
+		return nodeWait
+	case t.Signal != nil:
+		return nodeSignal
+	case t.Approval != nil:
+		return nodeApproval
+	case t.Select != nil || t.AgentCapability != "" || t.AgentID != "" || !d.graph():
+		return nodeAgent
+	}
+	return nodePass
+}
+
+// graph reports whether the definition uses the language of graphs.
+func (d *Definition) graph() bool {
+	for i := range d.Tasks {
+		n := &d.Tasks[i].Node
+		if n.Select != nil || n.DependsOn != nil || n.Join != nil || n.When != "" || n.Switch != nil || n.ForEach != nil || n.Loop != nil ||
+			n.Workflow != nil || n.Wait != nil || n.Signal != nil || n.Approval != nil || n.OnFailure != nil || n.Compensate != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// enter begins a task that was reached.
+func (d *decider) enter(t *Task, rt *RunTask) {
+	switch d.def.kind(t) {
+	case nodeAgent:
+		d.enterAgent(rt)
+	case nodePass:
+		d.complete(rt, nil)
+	case nodeWait, nodeSignal, nodeApproval, nodeChildren:
+		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: "this kind of task is not available in this version"})
+	}
+}
