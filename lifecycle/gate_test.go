@@ -1,8 +1,10 @@
 package lifecycle_test
 
 import (
+	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -497,6 +499,16 @@ func TestRefusalsAreSaidInWords(t *testing.T) {
 	}{
 		{lifecycle.RuleNotNamed, `the task is for agent "b"`, lifecycle.Want{Agent: "b"}, func(*lifecycle.Gate) {}},
 		{lifecycle.RuleCapability, `it does not offer capability "y"`, lifecycle.Want{Capability: "y"}, func(*lifecycle.Gate) {}},
+		{
+			lifecycle.RuleVersion, `its version "2.1" is not within "^1.4"`,
+			lifecycle.Want{Capability: "x", Version: versions(t, "^1.4")},
+			func(g *lifecycle.Gate) { g.Version = "2.1" },
+		},
+		{
+			lifecycle.RuleLabel, `it does not have the label "pool=a"`,
+			lifecycle.Want{Capability: "x", Labels: map[string]string{"pool": "a", "zone": "z"}},
+			func(g *lifecycle.Gate) { g.Labels = map[string]string{"pool": "b"} },
+		},
 		{lifecycle.RuleUnregistered, "the agent is not registered", named, func(g *lifecycle.Gate) { g.Registered = false }},
 		{lifecycle.RuleCordoned, "it is cordoned", named, func(g *lifecycle.Gate) { g.Cordoned = true }},
 		{lifecycle.RuleSilent, "nobody answered on its subject; it is asked again at its next sign of life or in 1s", named, func(g *lifecycle.Gate) { g.Unheard(epoch) }},
@@ -506,10 +518,76 @@ func TestRefusalsAreSaidInWords(t *testing.T) {
 		{lifecycle.RuleSlots, "1 of its 1 slots are in use", named, func(g *lifecycle.Gate) { g.Take(attempt(1), "", epoch) }},
 	} {
 		g := freeGate(1)
+		g.Caps = []string{"x"}
 		c.change(g)
 		want := &event.Refusal{AgentID: "a", Rule: c.rule, Text: c.text}
 		if diff := cmp.Diff(want, lifecycle.Match(g, c.want, epoch)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.rule, diff)
+		}
+	}
+}
+
+func versions(t *testing.T, text string) lifecycle.VersionRange {
+	t.Helper()
+	r, err := lifecycle.ParseVersionRange(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestVersionRanges(t *testing.T) {
+	for _, c := range []struct{ text, holds, not string }{
+		{"", "1.0.0 v2 nightly", ""},
+		{"^1.4", "1.4.0 v1.9 1.5.1", "1.3.9 2.0.0 1 nightly 1.5.0-rc.1"},
+		{">=1.2  <3", "1.2.0 2.9.9", "3.0.0 1.1.9"},
+		{"1.x || >=3", "1.0.0 3.1", "2.0.0"},
+		{">=2.0.0-0", "2.0.0-rc.1 2.0.0", "1.9.9"},
+	} {
+		r := versions(t, c.text)
+		for _, v := range strings.Fields(c.holds) {
+			if !r.Holds(v) {
+				t.Errorf("%q does not hold %s", c.text, v)
+			}
+		}
+		for _, v := range strings.Fields(c.not) {
+			if r.Holds(v) {
+				t.Errorf("%q holds %s", c.text, v)
+			}
+		}
+	}
+	for _, text := range []string{"latest", ">", "1.2.3.4", strings.Repeat("1 ||", 200) + "1"} {
+		if _, err := lifecycle.ParseVersionRange(text); !errors.Is(err, &event.Error{Code: event.CodeInvalid}) {
+			t.Errorf("range %q: %v", text, err)
+		}
+	}
+}
+
+func TestAPickyTaskGoesOnlyToAnAgentThatIsAllItAsksFor(t *testing.T) {
+	want := lifecycle.Want{Capability: "x", Version: versions(t, ">=2"), Labels: map[string]string{"pool": "a", "gpu": ""}}
+	for _, c := range []struct {
+		version string
+		labels  map[string]string
+		rule    string
+	}{
+		{"2.0.0", map[string]string{"pool": "a", "gpu": "", "more": "is fine"}, ""},
+		{"1.9.9", map[string]string{"pool": "a", "gpu": ""}, lifecycle.RuleVersion},
+		{"two", map[string]string{"pool": "a", "gpu": ""}, lifecycle.RuleVersion},
+		{"2.0.0", map[string]string{"pool": "a"}, lifecycle.RuleLabel}, // an empty label is one
+		{"2.0.0", map[string]string{"pool": "b", "gpu": ""}, lifecycle.RuleLabel},
+		{"2.0.0", nil, lifecycle.RuleLabel},
+	} {
+		g := freeGate(1)
+		g.Caps, g.Version, g.Labels = []string{"x"}, c.version, c.labels
+		rule := ""
+		if refusal := lifecycle.Match(g, want, epoch); refusal != nil {
+			rule = refusal.Rule
+		}
+		if rule != c.rule || lifecycle.Fits(g, want) != (rule == "") {
+			t.Errorf("version %s, labels %v: rule %q, want %q", c.version, c.labels, rule, c.rule)
+		}
+		if refusal := lifecycle.Match(g, lifecycle.Want{Agent: "a", Version: want.Version, Labels: want.Labels}, epoch); refusal != nil {
+			t.Errorf("version %s, labels %v: the named agent is refused: %v", c.version, c.labels, refusal)
 		}
 	}
 }

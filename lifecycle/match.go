@@ -3,15 +3,58 @@ package lifecycle
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/Masterminds/semver/v3"
 
 	"github.com/opspawn/opscore/bus/event"
 )
 
-// Want is what a task asks of the agent that may run it: a named agent, which skips the check of the capability, or a capability.
+// Want is what a task asks of the agent that may run it: a named agent, of which nothing else is asked, or a capability and what else the agent
+// must be.
 type Want struct {
 	Agent      string
+	Bound      bool // its run has worked on Agent before: it goes on there even while the agent is drained
 	Capability string
+	Version    VersionRange
+	Labels     map[string]string // each must be the agent's
+	Spread     bool              // of the agents that could take it the one with the fewest tasks
+}
+
+// Picky reports whether offering the capability is not enough.
+func (w *Want) Picky() bool { return w.Version.text != "" || len(w.Labels) > 0 }
+
+// VersionRange is a range of semantic versions as in ">=1.2 <3", "^2.1", "~1.4.2" or "1.x || >=3". The zero VersionRange holds every version, also
+// one that is not semantic.
+type VersionRange struct {
+	text   string
+	within *semver.Constraints
+}
+
+// ParseVersionRange reads a range. It fails with an *event.Error of CodeInvalid.
+func ParseVersionRange(text string) (VersionRange, error) {
+	text = strings.Join(strings.Fields(text), " ")
+	if text == "" {
+		return VersionRange{}, nil
+	}
+	within, err := semver.NewConstraint(text)
+	if err != nil || len(text) > event.MaxName {
+		return VersionRange{}, event.Errorf(event.CodeInvalid, "%q is no range of versions; write it like \">=1.2 <3\" or \"^2.1\"", text)
+	}
+	return VersionRange{text, within}, nil
+}
+
+// String returns the range as it was written, with single spaces.
+func (r VersionRange) String() string { return r.text }
+
+// Holds reports whether the range holds a version. A pre-release is held only by a range that names one.
+func (r VersionRange) Holds(version string) bool {
+	if r.within == nil {
+		return r.text == ""
+	}
+	v, err := semver.NewVersion(version)
+	return err == nil && r.within.Check(v)
 }
 
 // The rules by which an agent is refused a task.
@@ -19,6 +62,8 @@ const (
 	RuleUnregistered = "unregistered"
 	RuleNotNamed     = "not_named"
 	RuleCapability   = "capability"
+	RuleVersion      = "version"
+	RuleLabel        = "label"
 	RuleCordoned     = "cordoned"
 	RuleSilent       = "no_responder"
 	RuleBackoff      = "backoff"
@@ -28,22 +73,49 @@ const (
 
 // Match returns nil when the agent behind the gate may be given the task now, and otherwise the first rule that refuses it.
 func Match(g *Gate, w Want, now time.Time) *event.Refusal {
-	rule := ""
-	switch {
-	case w.Agent != "" && w.Agent != g.Agent:
-		rule = RuleNotNamed
-	case w.Agent == "" && !slices.Contains(g.Caps, w.Capability):
-		rule = RuleCapability
-		if !g.Registered {
-			rule = RuleUnregistered
-		}
-	default:
+	rule := unfit(g, &w)
+	if rule == "" {
 		rule = g.refusal(now)
 	}
 	if rule == "" {
 		return nil
 	}
 	return &event.Refusal{AgentID: g.Agent, Rule: rule, Text: refusalText(g, w, rule, now)}
+}
+
+// Fits reports whether the agent behind the gate is what a task asks for, whether it may be given one now or not.
+func Fits(g *Gate, w Want) bool { return g.Registered && unfit(g, &w) == "" }
+
+// unfit names the first rule by which the agent is not what is asked for, or is empty.
+func unfit(g *Gate, w *Want) string {
+	switch {
+	case w.Agent != "" && w.Agent != g.Agent:
+		return RuleNotNamed
+	case w.Agent != "":
+		return ""
+	case !g.Registered:
+		return RuleUnregistered
+	case w.Capability == "" || !slices.Contains(g.Caps, w.Capability):
+		return RuleCapability
+	case !w.Version.Holds(g.Version):
+		return RuleVersion
+	case lacking(g, w) != "":
+		return RuleLabel
+	}
+	return ""
+}
+
+// lacking returns the first label that is asked for and that the agent does not have, as k=v, or "".
+func lacking(g *Gate, w *Want) string {
+	first := ""
+	for k, v := range w.Labels {
+		if have, ok := g.Labels[k]; !ok || have != v {
+			if label := k + "=" + v; first == "" || label < first {
+				first = label
+			}
+		}
+	}
+	return first
 }
 
 func refusalText(g *Gate, w Want, rule string, now time.Time) string {
@@ -54,6 +126,10 @@ func refusalText(g *Gate, w Want, rule string, now time.Time) string {
 		return fmt.Sprintf("the task is for agent %q", w.Agent)
 	case RuleCapability:
 		return fmt.Sprintf("it does not offer capability %q", w.Capability)
+	case RuleVersion:
+		return fmt.Sprintf("its version %q is not within %q", g.Version, w.Version)
+	case RuleLabel:
+		return fmt.Sprintf("it does not have the label %q", lacking(g, &w))
 	case RuleCordoned:
 		return "it is cordoned"
 	case RuleSilent:

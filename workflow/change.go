@@ -45,6 +45,7 @@ type view struct {
 	unsure  []*input               // decided to do nothing, on the word of a document that was only remembered
 	removes []storage.IndexOp      // entries to remove on their own, conditional on their score
 	base    *uint64                // last sequence of StreamAgent, once it was needed
+	looks   int                    // agents that picky classes have looked at
 
 	landed    chan []error      // the outcomes, once it was launched
 	head      []storage.Txn     // the session's own Txn, when it is due
@@ -142,16 +143,16 @@ func (o *indexOps) run(before, after *Run) {
 		if old == nil {
 			old = &RunTask{}
 		}
-		o.task(after.ID, old, t)
+		o.task(after.ID, after.Priority, old, t)
 	}
 	for i := range before.Tasks {
 		if old := &before.Tasks[i]; after.Find(old.ID) == nil {
-			o.task(after.ID, old, &RunTask{ID: old.ID})
+			o.task(after.ID, after.Priority, old, &RunTask{ID: old.ID})
 		}
 	}
 }
 
-func (o *indexOps) task(run string, before, after *RunTask) {
+func (o *indexOps) task(run string, priority int, before, after *RunTask) {
 	o.timer(func() string { return timer(timerTask, run, after.ID) }, before.Look, after.Look)
 	if before.Class == after.Class {
 		return
@@ -160,7 +161,7 @@ func (o *indexOps) task(run string, before, after *RunTask) {
 		o.remove(readyIndex(before.Class), readyMember(run, after.ID))
 	}
 	if after.Class != "" {
-		o.add(readyIndex(after.Class), readyMember(run, after.ID), after.Ready)
+		o.add(readyIndex(after.Class), readyMember(run, after.ID), place(after.Ready, priority))
 		// A class is struck off the list only if its mark is still the one read before it was found empty.
 		o.addScore(classIndex, after.Class, storage.Score(rand.Int64N(int64(storage.MaxScore))))
 	}

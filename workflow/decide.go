@@ -207,6 +207,7 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 	run := &Run{
 		ID: e.RunID, Workflow: in.Workflow, DefVersion: in.DefVersion, State: event.RunRunning,
 		Agent: e.AgentID, Named: e.AgentID != "", Legacy: e.Legacy, Labels: e.Labels, Hash: in.Hash,
+		Priority: min(max(e.Priority, MinPriority), MaxPriority),
 		BigInput: len(e.Input) > inlineInput, Created: at.Stream,
 	}
 	if !run.BigInput {
@@ -284,20 +285,14 @@ func (d *decider) class(taskID string) string {
 	t := d.task(taskID)
 	switch {
 	case t.AgentID != "":
-		return agentClass(t.AgentID)
+		return classOf(Selector{Agent: t.AgentID})
 	case d.run.Named && len(d.def.Tasks) > 0 && t == &d.def.Tasks[0]:
-		return agentClass(d.run.Agent)
+		return classOf(Selector{Agent: d.run.Agent})
 	case t.AgentCapability != "":
-		return capabilityClass(t.AgentCapability)
-	case d.run.Agent != "":
-		return agentClass(d.run.Agent)
+		return classOf(Selector{Capability: t.AgentCapability})
 	}
-	return ""
+	return classOf(Selector{Agent: d.run.Agent, Bound: true})
 }
-
-// The two kinds of selector classes.
-func agentClass(id string) string       { return "a:" + id }
-func capabilityClass(cap string) string { return "c:" + cap }
 
 func (d *decider) assign(in *Assign) {
 	t := d.run.Find(in.TaskID)

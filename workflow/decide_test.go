@@ -407,8 +407,8 @@ func TestATaskGoesToItsClass(t *testing.T) {
 	const definition = `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c","nextTaskId":"b"},{"taskId":"b","nextTaskId":"x"},
 		{"taskId":"x","agentCapability":"c","agentId":"zoe","nextTaskId":"y"},{"taskId":"y","agentCapability":"d"}]}`
 	for named, want := range map[string][]string{
-		"":    {"c:c", "a:ann", "a:zoe", "c:d"},
-		"bob": {"a:bob", "a:bob", "a:zoe", "c:d"},
+		"":    {"c:c", "b:ann", "a:zoe", "c:d"},
+		"bob": {"a:bob", "b:bob", "a:zoe", "c:d"},
 	} {
 		s := tell(t, definition, &event.RunStart{AgentID: named})
 		var got []string

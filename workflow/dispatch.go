@@ -1,10 +1,11 @@
 package workflow
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strings"
+	"slices"
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
@@ -14,6 +15,9 @@ import (
 const (
 	maxPicks   = 1024    // agents looked at for one task
 	poolPage   = 64      // agents of a capability looked at in one go
+	maxLooks   = 2048    // agents that one turn reads to find those that picky classes ask for; the next goes on behind them
+	maxPicky   = 1000    // picky classes of a capability that are told of a free agent; others find it by the slow scan
+	spreadOver = 16      // agents of which the one with the fewest tasks is taken
 	headPage   = 256     // ready tasks of a class looked at in one go
 	maxClasses = 100_000 // selector classes remembered; they are hints
 	scanPage   = 64      // listed classes looked at by one slow scan
@@ -39,21 +43,28 @@ func (e *Engine) class(name string) *class {
 		return k
 	}
 	if len(e.classes) >= maxClasses {
-		for other, k := range e.classes { // any that waits for nothing
+		for _, k := range e.classes { // any that waits for nothing
 			if !k.backlog && !k.dirty {
-				delete(e.classes, other)
+				e.forgetClass(k)
 				break
 			}
 		}
 	}
-	k := &class{name: name, pooled: make(map[string]bool)}
-	if id, ok := strings.CutPrefix(name, agentClass("")); ok {
-		k.want.Agent = id
-	} else {
-		k.want.Capability = strings.TrimPrefix(name, capabilityClass(""))
-	}
+	k := &class{name: name, want: parseClass(name), pooled: make(map[string]bool)}
 	e.classes[name] = k
+	if c := k.want.Capability; c != "" && name != simpleClass+c && len(e.picky[c]) < maxPicky {
+		e.picky[c] = append(e.picky[c], k)
+	}
 	return k
+}
+
+// forgetClass makes room for another class.
+func (e *Engine) forgetClass(k *class) {
+	delete(e.classes, k.name)
+	c := k.want.Capability
+	if e.picky[c] = slices.DeleteFunc(e.picky[c], func(other *class) bool { return other == k }); len(e.picky[c]) == 0 {
+		delete(e.picky, c)
+	}
 }
 
 func (k *class) offer(agent string) {
@@ -86,13 +97,21 @@ func (k *class) next(spread bool) string {
 
 // freed tells the classes an agent could serve that it has a free slot.
 func (e *Engine) freed(g *lifecycle.Gate) {
-	if k := e.classes[agentClass(g.Agent)]; k != nil {
-		e.touch(k)
+	for _, name := range [...]string{namedClass + g.Agent, boundClass + g.Agent} {
+		if k := e.classes[name]; k != nil {
+			e.touch(k)
+		}
 	}
 	for _, c := range g.Caps {
-		if k := e.classes[capabilityClass(c)]; k != nil {
+		if k := e.classes[simpleClass+c]; k != nil {
 			k.offer(g.Agent)
 			e.touch(k)
+		}
+		for _, k := range e.picky[c] {
+			if lifecycle.Fits(g, k.want) {
+				k.offer(g.Agent)
+				e.touch(k)
+			}
 		}
 	}
 }
@@ -139,6 +158,9 @@ func (e *Engine) pick(ctx context.Context, v *view, c *change, k *class, spread 
 				return nil, err
 			}
 		}
+		if err := e.lightestFirst(ctx, v, c, k); err != nil {
+			return nil, err
+		}
 		agent := k.next(spread)
 		if err := e.loadGates(ctx, v, []string{agent}); err != nil {
 			return nil, err
@@ -150,45 +172,87 @@ func (e *Engine) pick(ctx context.Context, v *view, c *change, k *class, spread 
 	return nil, nil
 }
 
+// lightestFirst moves the agent with the fewest tasks to the front of the pool of a class that wants its tasks spread.
+func (e *Engine) lightestFirst(ctx context.Context, v *view, c *change, k *class) error {
+	if !k.want.Spread {
+		return nil
+	}
+	if len(k.pool) < spreadOver {
+		if err := e.fillPool(ctx, v, k); err != nil {
+			return err
+		}
+	}
+	first := k.pool[:min(len(k.pool), spreadOver)]
+	if err := e.loadGates(ctx, v, first); err != nil {
+		return err
+	}
+	best := slices.MinFunc(first, func(a, b string) int { return cmp.Compare(len(v.seen(c, a).Held), len(v.seen(c, b).Held)) })
+	i := slices.Index(first, best)
+	copy(first[1:i+1], first[:i])
+	first[0] = best
+	return nil
+}
+
+// seen returns an agent's gate as it is after what was changed so far.
+func (v *view) seen(c *change, agent string) *lifecycle.Gate {
+	if g := c.gates[agent]; g != nil {
+		return g
+	}
+	return v.gates[agent].val
+}
+
 // match returns the agent's gate, for changing, if it may take a task of this kind now.
 func (v *view) match(c *change, agent string, want lifecycle.Want) *lifecycle.Gate {
-	g := c.gates[agent]
-	if g == nil {
-		g = v.gates[agent].val
-	}
-	if lifecycle.Match(g, want, v.now) != nil {
+	if lifecycle.Match(v.seen(c, agent), want, v.now) != nil {
 		return nil
 	}
 	return v.gate(c, agent)
 }
 
-// fillPool reads the agents of a capability that the store lists as free.
+// fillPool reads agents that the store lists as free and that are what the class asks for. A picky class may have to look far for one: it looks at a
+// few pages in each turn, and remembers how far it came.
 func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
-	if k.dry {
-		return nil
+	for found := false; !k.dry && !found && v.looks < maxLooks; {
+		entries, err := e.cfg.Store.Range(ctx, lifecycle.FreeIndex(k.want.Capability), k.listed, storage.MaxScore, poolPage)
+		if err != nil {
+			return fmt.Errorf("look for free agents: %w", err)
+		}
+		k.listed, k.dry = storage.Cursor{}, true // until a hint says otherwise: what is listed now is in the pool
+		if len(entries) == poolPage {            // the next page may have others
+			last := entries[poolPage-1]
+			k.listed, k.dry = storage.Cursor{Score: last.Score, Member: last.Member}, false
+		}
+		if found, err = e.poolPage(ctx, v, k, entries); err != nil {
+			return err
+		}
 	}
-	entries, err := e.cfg.Store.Range(ctx, lifecycle.FreeIndex(k.want.Capability), k.listed, storage.MaxScore, poolPage)
-	if err != nil {
-		return fmt.Errorf("look for free agents: %w", err)
-	}
-	k.listed, k.dry = storage.Cursor{}, true // until a hint says otherwise: what is listed now is in the pool
+	return nil
+}
+
+// poolPage puts the agents of a page that the class does not have yet into its pool, and reports whether there was one.
+func (e *Engine) poolPage(ctx context.Context, v *view, k *class, entries []storage.Entry) (found bool, err error) {
 	ids := make([]string, 0, len(entries))
 	for _, entry := range entries {
 		if k.pooled[entry.Member] {
 			continue
 		}
-		k.pool = append(k.pool, entry.Member)
-		k.pooled[entry.Member] = true
 		ids = append(ids, entry.Member)
 		if g, ok := e.gates.Load(lifecycle.GateKey(entry.Member)); ok && lifecycle.Match(g.Value, k.want, v.now) != nil {
 			v.distrustGate(e, entry.Member) // the store lists it as free and able
 		}
 	}
-	if len(entries) == poolPage { // the next page may have others
-		last := entries[poolPage-1]
-		k.listed, k.dry = storage.Cursor{Score: last.Score, Member: last.Member}, false
+	if err := e.loadGates(ctx, v, ids); err != nil {
+		return false, err
 	}
-	return e.loadGates(ctx, v, ids)
+	if k.want.Picky() {
+		v.looks += len(ids)
+		ids = slices.DeleteFunc(ids, func(id string) bool { return !lifecycle.Fits(v.gates[id].val, k.want) })
+	}
+	for _, id := range ids {
+		k.pool = append(k.pool, id)
+		k.pooled[id] = true
+	}
+	return len(ids) > 0, nil
 }
 
 // assign gives one ready task to an agent whose gate was picked.

@@ -5,7 +5,7 @@
 //
 // A [Definition] is a workflow as data; its version is its content ([VersionOf]), so a run is pinned to what it began with. A [Run] is one
 // execution of it. Its tasks become ready one after the other; a ready task waits in the queue of its selector class, which is the
-// agent it must go to or the capability it needs. To give it to an agent is an attempt, and run, task, number and token of the attempt are the fence
+// agent it must go to, or the capability, versions and labels it asks for ([Selector]). To give it to an agent is an attempt, and run, task, number and token of the attempt are the fence
 // of all that is said about it. The attempt holds a slot in the gate of its agent.
 //
 // # The turn
@@ -39,7 +39,7 @@
 //
 //	runs            run, by creation
 //	workflows       definition, by id
-//	ready/CLASS     run|task, by when it became ready: exactly the tasks whose Class it is
+//	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its run's priority: exactly the tasks whose Class it is
 //	classes         every class that has a ready task; the score is a random mark, so that an empty one is struck off only if nobody has joined it
 //	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
 //	due/workflow    what to look at, and when:

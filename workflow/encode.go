@@ -14,6 +14,7 @@ func (r *Run) encode() []byte {
 	o.OptBool("named", r.Named)
 	o.OptBool("legacy", r.Legacy)
 	o.OptValue("labels", r.Labels != nil, r.Labels)
+	o.OptInt("prio", int64(r.Priority))
 	o.OptRaw("input", r.Input)
 	o.OptBool("bigInput", r.BigInput)
 	o.OptString("hash", r.Hash)

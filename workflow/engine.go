@@ -61,8 +61,9 @@ type Engine struct {
 	defs    *storage.Cache[*Definition]
 	latest  *storage.Cache[*latest]
 	classes map[string]*class
-	dirty   []*class       // classes that something happened to
-	scanned storage.Cursor // of the slow scan over all classes
+	picky   map[string][]*class // classes that ask for more than a capability, by that
+	dirty   []*class            // classes that something happened to
+	scanned storage.Cursor      // of the slow scan over all classes
 	session session
 
 	flights    map[*view]bool  // being committed while others are decided
@@ -88,6 +89,7 @@ func NewEngine(cfg Config) *Engine {
 		defs:    storage.NewCache[*Definition](defCache),
 		latest:  storage.NewCache[*latest](defCache),
 		classes: make(map[string]*class),
+		picky:   make(map[string][]*class),
 		flights: make(map[*view]bool),
 
 		accepted: storage.NewCache[int](acceptedCache),

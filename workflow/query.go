@@ -196,11 +196,10 @@ const explainAgents = 50 // agents named in a reason
 
 // explain asks the matcher about the agents that a class could go to.
 func explain(ctx context.Context, store storage.Store, class string, now time.Time) ([]event.Refusal, error) {
-	want := lifecycle.Want{Capability: strings.TrimPrefix(class, capabilityClass(""))}
+	want := parseClass(class)
 	agents := []string{}
-	if id, named := strings.CutPrefix(class, agentClass("")); named {
-		want = lifecycle.Want{Agent: id}
-		agents = append(agents, id)
+	if want.Agent != "" {
+		agents = append(agents, want.Agent)
 	} else {
 		entries, err := store.Range(ctx, lifecycle.AgentIndex, storage.Cursor{}, 0, explainAgents)
 		if err != nil {

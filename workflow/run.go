@@ -19,6 +19,7 @@ type Run struct {
 	Named      bool              `json:"named,omitzero"` // a trigger named Agent: the first task goes to it
 	Legacy     bool              `json:"legacy,omitzero"`
 	Labels     map[string]string `json:"labels,omitzero"`
+	Priority   int               `json:"prio,omitzero"` // MinPriority to MaxPriority
 	Input      event.Raw         `json:"input,omitzero"`
 	BigInput   bool              `json:"bigInput,omitzero"` // the input is in a document of its own
 	Hash       string            `json:"hash,omitzero"`     // of the start command's body: a repeat must have the same

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -340,8 +339,8 @@ func (w *world) current() *attempt {
 // assign gives the ready task to an agent.
 func (w *world) assign() {
 	t := w.active()
-	agent, named := strings.CutPrefix(t.Class, agentClass(""))
-	if !named {
+	agent := parseClass(t.Class).Agent
+	if agent == "" {
 		agent = rapid.SampledFrom([]string{"ann", "bob", "cid"}).Draw(w.t, "agent")
 	}
 	in := &Assign{TaskID: t.ID, Agent: agent, Instance: "p1", Token: fmt.Sprintf("token-%d", len(w.attempts))}
