@@ -25,6 +25,9 @@ const (
 	embeddedStart      = 30 * time.Second
 )
 
+// EmbeddedSync is how often an embedded server syncs its files: a loss of power takes what was acknowledged since.
+const EmbeddedSync = time.Second
+
 // EmbeddedConfig says where an embedded server stores and listens.
 type EmbeddedConfig struct {
 	// Dir holds the streams. One server at a time may use it; a lock on Dir/LOCK sees to that.
@@ -79,7 +82,7 @@ func (e *Embedded) start(cfg EmbeddedConfig) error {
 		NoSigs:                 true, // or it would end the process on SIGTERM before anything is drained
 		JetStream:              true,
 		StoreDir:               cfg.Dir,
-		SyncInterval:           time.Second,
+		SyncInterval:           EmbeddedSync,
 		JetStreamMaxMemory:     embeddedMaxMemory,
 		JetStreamMaxStore:      cfg.MaxStore,
 		MaxPayload:             embeddedMaxPayload,

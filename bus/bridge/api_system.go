@@ -23,6 +23,14 @@ type system struct {
 	Status  string         `json:"status" doc:"ready or unavailable"`
 	Checks  []checkShown   `json:"checks"`
 	Streams []streamStatus `json:"streams"`
+	Setup   Setup          `json:"setup"`
+}
+
+// Setup is how a server was started, for whoever looks for the cause of a problem.
+type Setup struct {
+	Store   string `json:"store,omitzero" doc:"redis or file"`
+	NATS    string `json:"nats,omitzero" doc:"embedded or external"`
+	NATSURL string `json:"natsUrl,omitzero" doc:"where an embedded server listens"`
 }
 
 // streamStatus is where a stream stands.
@@ -41,7 +49,7 @@ func (b *Bridge) systemRoutes(api huma.API) {
 
 func (b *Bridge) getSystem(ctx context.Context, _ *struct{}) (*answer[system], error) {
 	ready := b.readiness(ctx)
-	s := system{Version: b.cfg.Version, Status: ready.Status, Checks: ready.Checks, Streams: []streamStatus{}}
+	s := system{Version: b.cfg.Version, Status: ready.Status, Checks: ready.Checks, Streams: []streamStatus{}, Setup: b.cfg.Setup}
 	if !b.cfg.Bus.Connected() {
 		return answerWith(s), nil
 	}

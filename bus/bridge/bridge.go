@@ -82,6 +82,8 @@ type Config struct {
 	CallTimeout time.Duration
 	// Version is shown in the description of the API.
 	Version string
+	// Setup is shown to whoever has the key.
+	Setup Setup
 	// Log gets one line per finished request: a warning for one that was refused, at most 20 per second and route. Nil logs nothing.
 	Log *slog.Logger
 

@@ -72,7 +72,7 @@ func newRoot(a *app) *cobra.Command {
 	group(root)
 	root.AddCommand(
 		newAgentCommand(a), newWorkflowCommand(a), newRunCommand(a), newExplainCommand(a),
-		newDevCommand(a), newServeCommand(a), newDemoCommand(a), newVersionCommand(a),
+		newDevCommand(a), newServeCommand(a), newDoctorCommand(a), newDemoCommand(a), newVersionCommand(a),
 	)
 	addCompletionAndHelp(root)
 	a.watchBegin(root)

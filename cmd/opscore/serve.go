@@ -19,6 +19,9 @@ const (
 	envLogLevel       = "OPSCORE_LOG_LEVEL"      // debug, info, warn, error
 )
 
+// defaultRedis is the Redis server on the same machine.
+const defaultRedis = "redis://127.0.0.1:6379/0"
+
 // newServeCommand builds the command that runs a replica against external servers.
 func newServeCommand(a *app) *cobra.Command {
 	var natsURL, redisURL, httpAddr, roles string
@@ -44,7 +47,7 @@ Any number of replicas may run; any of them may be killed at any time. OPSCORE_A
 			if cfg.Key == "" && !insecure && hasBridge(cfg.Roles) {
 				return usagef("no OPSCORE_API_KEY: set one, or say --insecure to leave the API open to everybody who can reach %s", httpAddr)
 			}
-			cfg.StoreURL, cfg.NATSURL, cfg.Replicas = a.orEnv(redisURL, envRedis, "redis://127.0.0.1:6379/0"), a.orEnv(natsURL, envNATS, "nats://127.0.0.1:4222"), replicas
+			cfg.StoreURL, cfg.NATSURL, cfg.Replicas = a.orEnv(redisURL, envRedis, defaultRedis), a.orEnv(natsURL, envNATS, "nats://127.0.0.1:4222"), replicas
 			return a.runServer(cmd.Context(), cfg)
 		},
 	}

@@ -1,9 +1,6 @@
 package redisstore
 
-import (
-	"context"
-	"strings"
-)
+import "context"
 
 // Warnings says which settings of the server may lose data, for the operator to read at start-up. A server that does not tell its settings
 // gives none.
@@ -12,11 +9,7 @@ func (s *Store) Warnings(ctx context.Context) []string {
 	if err != nil {
 		return nil
 	}
-	setting := make(map[string]string)
-	for line := range strings.Lines(info) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		setting[name] = value
-	}
+	setting := fieldsOf(info)
 	var warnings []string
 	if setting["aof_enabled"] == "0" {
 		warnings = append(warnings, "Redis runs without its append-only file: a restart loses what was stored since its last snapshot; set appendonly yes")

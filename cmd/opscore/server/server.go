@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -263,10 +264,22 @@ func (s *server) newBridge() (*bridge.Bridge, error) {
 	return bridge.New(bridge.Config{
 		Bus: s.conn, Agents: agents, Runs: workflow.NewQueries(s.store), History: bridge.History(agents.History),
 		Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
-		Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version,
+		Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version, Setup: s.setup(),
 		PushSecrets: s.cfg.Delivery.Secrets, AgentKitURL: s.cfg.Delivery.AgentKitURL, AgentKitKey: s.cfg.Delivery.AgentKitKey,
 		AgentKitMode: s.cfg.Delivery.AgentKitMode, AdoptAgents: s.cfg.Delivery.AdoptAgents,
 	})
+}
+
+// setup says how this server was started, without passwords.
+func (s *server) setup() bridge.Setup {
+	scheme, _, _ := strings.Cut(s.cfg.StoreURL, ":")
+	if scheme != boltstore.Driver.Scheme {
+		scheme = redisstore.Driver.Scheme
+	}
+	if s.embedded == nil {
+		return bridge.Setup{Store: scheme, NATS: "external"}
+	}
+	return bridge.Setup{Store: scheme, NATS: "embedded", NATSURL: s.embedded.URL()}
 }
 
 // checks says what /readyz shows: ready means progressing.

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/opspawn/opscore/bus/bustest"
+	"github.com/opspawn/opscore/cmd/opscore/doctor"
+	"github.com/opspawn/opscore/storage/storagetest"
+)
+
+// examine runs doctor and returns its lines by name.
+func examine(t *testing.T, p *program, want int, args ...string) map[string]doctor.Finding {
+	t.Helper()
+	got := p.run(append([]string{"doctor", "-o", "json"}, args...)...)
+	var r report
+	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != want || r.OK != (want == exitOK) {
+		t.Fatalf("exit %d, want %d: %v\n%s%s", got.code, want, err, got.stdout, got.stderr)
+	}
+	found := make(map[string]doctor.Finding)
+	for _, f := range r.Checks {
+		found[f.Check] = f
+	}
+	return found
+}
+
+func TestDoctorOfDev(t *testing.T) {
+	t.Parallel()
+	url, _ := dev(t, nil)
+	p := &program{t: t, env: map[string]string{envServer: url}}
+	found := examine(t, p, exitOK)
+	for check, want := range map[string]string{
+		"opscore": "ready", "opscore set-up": "store file", "jetstream sync": "every 1s", "streams": "4 as they should be", "consumers": "workflow: 0 wait",
+		"redis": "not used", "clocks": "NATS",
+	} {
+		if f := found[check]; f.Level != doctor.OK || !strings.Contains(f.Found, want) {
+			t.Errorf("%s: %+v, want %q", check, f, want)
+		}
+	}
+	if got := p.run("doctor"); got.code != exitOK || !strings.Contains(got.stdout, "redis replication") {
+		t.Errorf("for people: %+v", got)
+	}
+}
+
+func TestDoctorOfServersAlone(t *testing.T) {
+	t.Parallel()
+	nats, redis := bustest.ListeningServer(t), storagetest.StartRedis(t)
+	nc := bustest.DialURL(t, nats.URL())
+	p := &program{t: t, env: map[string]string{envServer: "http://127.0.0.1:1", envNATS: nats.URL(), envRedis: redis.URL()}}
+	found := examine(t, p, exitFailure)
+	for check, want := range map[string]doctor.Level{
+		"opscore": doctor.Fail, "nats": doctor.OK, "nats version": doctor.OK, "streams": doctor.OK, "redis": doctor.OK, "redis appendonly": doctor.OK,
+		"redis appendfsync": doctor.OK, "clocks": doctor.OK,
+	} {
+		if f := found[check]; f.Level != want {
+			t.Errorf("%s: %+v, want %s", check, f, want)
+		}
+	}
+
+	redis.Do("CONFIG SET appendonly no")
+	redis.Do("ACL SETUSER hosted on nopass ~* &* +@all -config")
+	if err := nc.JS().DeleteStream(t.Context(), "OPSCORE_FACT"); err != nil {
+		t.Fatal(err)
+	}
+	p.env[envRedis] = strings.Replace(redis.URL(), "redis://", "redis://hosted:secret@", 1)
+	found = examine(t, p, exitFailure)
+	for check, want := range map[string]string{
+		"redis appendonly": "set appendonly yes", "redis appendfsync": "CONFIG GET", "streams": "OPSCORE_FACT does not exist yet",
+	} {
+		if f := found[check]; f.Level == doctor.OK || !strings.Contains(f.Found+f.Advice, want) {
+			t.Errorf("%s: %+v, want %q", check, f, want)
+		}
+	}
+	redis.Kill()
+	if f := examine(t, p, exitFailure)["redis"]; f.Level != doctor.Fail || strings.Contains(f.Found, "secret") {
+		t.Errorf("redis: %+v", f)
+	}
+}
