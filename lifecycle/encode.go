@@ -131,5 +131,6 @@ func (h *HistoryEntry) encode() []byte {
 	o.OptRaw("details", h.Details)
 	o.OptString("instance", h.Instance)
 	o.OptString("reason", h.Reason)
+	o.OptString("liveness", string(h.Liveness))
 	return o.Bytes()
 }

@@ -31,6 +31,7 @@ func TestEncodeIsMarshal(t *testing.T) {
 	}
 	fullEntry := &HistoryEntry{
 		Seq: 1, At: at, Event: "state", State: "idle", Timestamp: "t", Details: event.Raw(`null`), Instance: "i", Reason: "r",
+		Liveness: event.LivenessLost,
 	}
 	for _, c := range []struct {
 		name      string

@@ -25,18 +25,6 @@ type fold struct {
 	txn                        storage.Txn
 }
 
-// HistoryEntry is one event of an agent as its history keeps it.
-type HistoryEntry struct {
-	Seq       uint64    `json:"seq"`
-	At        time.Time `json:"at"` // stream timestamp
-	Event     string    `json:"event"`
-	State     string    `json:"state,omitzero"`
-	Timestamp string    `json:"timestamp,omitzero"`
-	Details   event.Raw `json:"details,omitzero"`
-	Instance  string    `json:"instance,omitzero"`
-	Reason    string    `json:"reason,omitzero"`
-}
-
 // fold applies the events of one agent to copies of its documents.
 func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room bool) (*fold, error) {
 	sortItems(b.items)

@@ -11,9 +11,6 @@ func RecordKey(agent string) storage.Key { return storage.Key("agent/" + agent) 
 // GateKey names the document of an agent's gate.
 func GateKey(agent string) storage.Key { return storage.Key("gate/" + agent) }
 
-// HistoryLog names the log of an agent's events.
-func HistoryLog(agent string) storage.Log { return storage.Log("agent/" + agent) }
-
 // Indexes of lifecycle.
 const (
 	AgentIndex storage.Index = "agents"       // registered agents by id, all with score 0

@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -66,25 +65,6 @@ func (q *Queries) Fence(ctx context.Context, id string) (uint64, error) {
 		return 0, err
 	}
 	return r.Top.Seq, nil
-}
-
-// History returns the newest events of an agent in stream order, at most HistoryDepth. It fails with the store's error.
-func (q *Queries) History(ctx context.Context, id string) ([]HistoryEntry, error) {
-	raw, err := q.store.Tail(ctx, HistoryLog(id), historyCap)
-	if err != nil {
-		return nil, fmt.Errorf("read history: %w", err)
-	}
-	entries := make([]HistoryEntry, 0, len(raw))
-	for _, b := range raw {
-		var h HistoryEntry
-		if err := event.Unmarshal(b, &h); err != nil {
-			return nil, fmt.Errorf("history of %s: %w", id, err)
-		}
-		entries = append(entries, h)
-	}
-	slices.SortStableFunc(entries, func(a, b HistoryEntry) int { return a.At.Compare(b.At) })
-	entries = slices.CompactFunc(entries, func(a, b HistoryEntry) bool { return a.Seq == b.Seq && a.Event == b.Event })
-	return entries[max(0, len(entries)-HistoryDepth):], nil
 }
 
 // Gates reads the gates of agents; one that does not exist is empty. It fails with the store's error.

@@ -15,12 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// HistoryDepth is how many events of an agent its history shows; the stream keeps as many per subject.
-const HistoryDepth = 64
-
-// historyCap leaves room for events that were delivered twice: readers drop the repeats.
-const historyCap = HistoryDepth + 32
-
 const (
 	batchSize  = 2048   // messages folded together: the further behind, the more of them are about one agent
 	maxEarly   = 10_000 // agents that have reported but not registered

@@ -94,7 +94,7 @@ type Append struct {
 // It puts at least one document, and every document it puts or deletes has a condition in If. The one exception is a
 // Txn that holds nothing but IndexRemove: each member is then removed only if it still has the given score, and a
 // member that is absent or was moved is left alone without error. In any other Txn the Score of an IndexRemove is ignored.
-// A Txn names each document once, and each (index, member) once. [Txn.Check] holds these rules; drivers refuse others.
+// A Txn names each document once, each (index, member) once, and no log both to append to and to delete. [Txn.Check] holds these rules; drivers refuse others.
 type Txn struct {
 	Rev         Rev
 	If          []Cond
@@ -103,6 +103,7 @@ type Txn struct {
 	IndexAdd    []IndexOp
 	IndexRemove []IndexOp
 	LogAppend   []Append
+	LogDelete   []Log // removed with all their entries
 }
 
 // Store is the database seam. Its methods are safe for concurrent use.

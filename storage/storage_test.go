@@ -103,9 +103,14 @@ func TestCheckRefusesBrokenRules(t *testing.T) {
 		"put and deleted":          func(t *storage.Txn) { t.Delete = []storage.Key{"a"} },
 		"empty key":                func(t *storage.Txn) { t.If[0].Key, t.Put[0].Key = "", "" },
 		"no cap":                   func(t *storage.Txn) { t.LogAppend = []storage.Append{{Log: "l"}} },
-		"no log":                   func(t *storage.Txn) { t.LogAppend = []storage.Append{{Cap: 1}} },
-		"no index":                 func(t *storage.Txn) { t.IndexAdd = []storage.IndexOp{{Member: "m"}} },
-		"no member":                func(t *storage.Txn) { t.IndexRemove = []storage.IndexOp{{Index: "i"}} },
+		"deletes no log":           func(t *storage.Txn) { t.LogDelete = []storage.Log{""} },
+		"deletes a log twice":      func(t *storage.Txn) { t.LogDelete = []storage.Log{"l", "l"} },
+		"deletes what it extends": func(t *storage.Txn) {
+			t.LogAppend, t.LogDelete = []storage.Append{{Log: "l", Cap: 1}}, []storage.Log{"l"}
+		},
+		"no log":    func(t *storage.Txn) { t.LogAppend = []storage.Append{{Cap: 1}} },
+		"no index":  func(t *storage.Txn) { t.IndexAdd = []storage.IndexOp{{Member: "m"}} },
+		"no member": func(t *storage.Txn) { t.IndexRemove = []storage.IndexOp{{Index: "i"}} },
 		"added and removed": func(t *storage.Txn) {
 			t.IndexAdd, t.IndexRemove = []storage.IndexOp{member}, []storage.IndexOp{member}
 		},

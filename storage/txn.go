@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 )
@@ -72,12 +73,25 @@ func (t *Txn) Check() error {
 			return fmt.Errorf("%w: log %q with cap %d", ErrInvalid, a.Log, a.Cap)
 		}
 	}
+	if err := t.checkLogDeletes(); err != nil {
+		return err
+	}
 	return t.checkIndexes()
+}
+
+func (t *Txn) checkLogDeletes() error {
+	for i, log := range t.LogDelete {
+		appended := slices.ContainsFunc(t.LogAppend, func(a Append) bool { return a.Log == log })
+		if log == "" || appended || slices.Contains(t.LogDelete[:i], log) {
+			return fmt.Errorf("%w: deletes log %q, which is empty or named twice", ErrInvalid, log)
+		}
+	}
+	return nil
 }
 
 // OnlyRemoves reports whether the Txn is the exception that removes index members conditional on their score.
 func (t *Txn) OnlyRemoves() bool {
-	return len(t.IndexRemove) > 0 && len(t.If)+len(t.Put)+len(t.Delete)+len(t.IndexAdd)+len(t.LogAppend) == 0
+	return len(t.IndexRemove) > 0 && len(t.If)+len(t.Put)+len(t.Delete)+len(t.IndexAdd)+len(t.LogAppend)+len(t.LogDelete) == 0
 }
 
 func (t *Txn) checkIndexes() error {

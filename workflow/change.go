@@ -68,6 +68,7 @@ type change struct {
 	ask           []string // tasks whose agent is asked again
 	drains        []SlotChange
 	cause         string // of the fact
+	story         []event.Transition
 	remove        []storage.IndexOp
 	group         *group // the Txn it goes out with
 }

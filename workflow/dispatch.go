@@ -274,7 +274,7 @@ func (e *Engine) assign(ctx context.Context, v *view, c *change, taskID string, 
 		}
 		gate.Watch(t.ref(d.Run.ID), base)
 	}
-	c.after = d.Run
+	c.advance(in, &d)
 	c.assigned = append(c.assigned, taskID)
 	return nil
 }

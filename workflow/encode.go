@@ -34,6 +34,7 @@ func (r *Run) encode() []byte {
 	o.OptValue("recent", r.Recent != nil, r.Recent)
 	o.OptString("last", r.LastDone)
 	o.OptInt("lastBig", int64(r.LastBig))
+	o.OptInt("story", int64(r.Story))
 	return o.Bytes()
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -341,5 +342,51 @@ func publish(t *testing.T, b *bundle, subject string, body any) {
 	m.Data = event.MustMarshal(body)
 	if _, err := b.conn.Publish(context.WithoutCancel(t.Context()), m); err != nil { // a double may speak as the test ends
 		t.Fatal(err)
+	}
+}
+
+// The timeline of a run names every transition with its cause, and goes when the run goes.
+func TestTimeline(t *testing.T) {
+	b := setup(t)
+	b.serve(t, "flaky", []string{"flaky"}, func(_ context.Context, task *agent.Task) (any, error) {
+		if task.PreviousError == nil {
+			return nil, agent.Fail("first", "not the first time")
+		}
+		return nil, nil
+	})
+	d := sequence("flaky", "flaky")
+	d.Tasks[0].Retry = &workflow.Retry{InitialSeconds: 0.01}
+	b.call(t, event.KindWorkflowApply, "flaky", d)
+	run := uuid.NewString()
+	began := time.Now()
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "flaky"})
+	b.ended(t, run)
+	h, err := b.runs.History(t.Context(), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"start:  → running", "start: t1  → ready 0", "dispatch: t1 ready → assigned 1", "result: t1 assigned → retrying 1 first",
+		"timer: t1 retrying → ready 1", "dispatch: t1 ready → assigned 2", "result: t1 assigned → completed 2", "result: running → completed",
+	}
+	var got []string
+	for _, s := range h.Items {
+		line := fmt.Sprintf("%s: %s → %s", s.Cause, s.From, s.To)
+		if s.TaskID != "" {
+			line = strings.TrimRight(fmt.Sprintf("%s: %s %s → %s %d %s", s.Cause, s.TaskID, s.From, s.To, s.Attempt, s.Code), " ")
+		}
+		got = append(got, line)
+		if s.At.Before(began) || s.At.After(time.Now()) {
+			t.Errorf("%s happened at %v", line, s.At)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if n, err := b.engine.Retire(t.Context(), time.Now().Add(8*24*time.Hour)); n != 1 || err != nil {
+		t.Fatalf("%d runs were removed, %v", n, err)
+	}
+	if _, err := b.runs.History(t.Context(), run); !errors.Is(err, &event.Error{Code: event.CodeUnknownRun}) {
+		t.Errorf("the timeline is still there: %v", err)
 	}
 }

@@ -262,7 +262,7 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 		// The run knows nothing of the attempt, so nobody else will ever free its slot.
 		d.Slots = []SlotChange{{Agent: in.holder, Ref: gone.Ref, Kind: SlotGone}}
 	}
-	if err := e.take(ctx, v, c, in, d); err != nil {
+	if err := e.take(ctx, v, c, in, what, d); err != nil {
 		return err
 	}
 	in.answer = e.outcome(c, in, d)
@@ -281,8 +281,8 @@ func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
 	return event.Errorf(event.CodeExpired, "its caller had stopped waiting before it was begun")
 }
 
-// take adds a decision to a change: the run, the slots of agents, the documents that go along.
-func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Decision) error {
+// take adds the decision on what an input has become to a change: the run, the slots of agents, the documents that go along.
+func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what Input, d Decision) error {
 	for _, s := range d.Slots {
 		if s.Kind == SlotLate && c.gates[s.Agent] == nil {
 			v.distrustGate(e, s.Agent) // nothing else may be committed that would show it to be out of date
@@ -296,7 +296,7 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, d Deci
 		return nil
 	}
 	created := c.after == nil
-	c.after = d.Run
+	c.advance(what, &d)
 	if d.Cause != "" {
 		c.cause = d.Cause
 	}

@@ -45,6 +45,7 @@ func (v *view) seal(c *change, revs *storage.Revisions) {
 	}
 	ops := &indexOps{txn: &g.txn}
 	if c.after != c.before {
+		c.tell(&g.txn, v.now)
 		v.put(g, runKey(c.after.ID), c.run.rev, c.after.encode())
 		c.run.rev, c.run.val, c.run.written = g.txn.Rev, c.after, true
 		ops.run(c.before, c.after)

@@ -130,6 +130,7 @@ func (e *Engine) retireRun(ctx context.Context, r *Run, d storage.Doc) error {
 		Put:         []storage.Put{{Key: retiredKey, Data: []byte(r.ID)}},
 		Delete:      []storage.Key{d.Key},
 		IndexRemove: []storage.IndexOp{{Index: runIndex, Member: r.ID}},
+		LogDelete:   []storage.Log{timelineLog(r.ID)},
 	}
 	for _, part := range counter[1:] {
 		if part.Rev != "" {

@@ -10,14 +10,21 @@ import (
 	"github.com/opspawn/opscore/storage/boltstore"
 )
 
-// A replica's session is removed an hour after it was last written; one that was idle for so long goes on under another name.
-func TestRetireSessions(t *testing.T) {
-	t.Parallel()
+// openTestStore opens an empty store that is closed when the test ends.
+func openTestStore(t *testing.T) storage.Store {
+	t.Helper()
 	store, err := boltstore.Driver.Open(t.Context(), &url.URL{Scheme: "file", Opaque: filepath.Join(t.TempDir(), "x.db")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = store.Close() }()
+	t.Cleanup(func() { _ = store.Close() })
+	return store
+}
+
+// A replica's session is removed an hour after it was last written; one that was idle for so long goes on under another name.
+func TestRetireSessions(t *testing.T) {
+	t.Parallel()
+	store := openTestStore(t)
 	e := NewEngine(Config{Store: store})
 	now := time.Now()
 	for name, at := range map[string]time.Time{"old": now.Add(-2 * time.Hour), "new": now} {

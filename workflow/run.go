@@ -35,6 +35,7 @@ type Run struct {
 	Recent     []EndedTask       `json:"recent,omitzero"`  // ended tasks that were moved out last, for repeats
 	LastDone   string            `json:"last,omitzero"`    // task that ended last: its output is the run's
 	LastBig    int               `json:"lastBig,omitzero"` // attempt whose output document that is, 0 if inline
+	Story      int               `json:"story,omitzero"`   // transitions in its timeline so far
 }
 
 // EndedTask remembers how a task ended that is no longer in the document.

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -19,6 +20,7 @@ type txn struct {
 	adds    []indexOp
 	removes []indexOp
 	appends []logAppend
+	drops   []storage.Log
 }
 
 type (
@@ -51,6 +53,7 @@ func prepare(t *storage.Txn) (*txn, error) {
 		adds:    indexOps(t.IndexAdd),
 		removes: indexOps(t.IndexRemove),
 		appends: make([]logAppend, len(t.LogAppend)),
+		drops:   slices.Clone(t.LogDelete),
 	}
 	for i, put := range t.Put {
 		p.puts[i] = pair{[]byte(put.Key), docValue(t.Rev, put.Data)}
@@ -102,6 +105,9 @@ func (t *txn) checkLengths() error {
 	}
 	for _, a := range t.appends {
 		longest = max(longest, len(entryKey(a.log, 0)))
+	}
+	for _, log := range t.drops {
+		longest = max(longest, len(entryKey(log, 0)))
 	}
 	if longest > bbolt.MaxKeySize {
 		return fmt.Errorf("%w: a name is %d bytes too long", storage.ErrInvalid, longest-bbolt.MaxKeySize)
@@ -172,6 +178,11 @@ func (b *buckets) write(t *txn) error {
 			return err
 		}
 	}
+	for _, log := range t.drops {
+		if err := b.drop(log); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -226,4 +237,18 @@ func (b *buckets) append(a logAppend) error {
 		}
 	}
 	return b.logs.Put([]byte(a.log), bounds.value())
+}
+
+// drop deletes a log with all its entries.
+func (b *buckets) drop(log storage.Log) error {
+	bounds, err := readBounds(b.logs, log)
+	if err != nil {
+		return err
+	}
+	for n := bounds.oldest; n < bounds.next; n++ {
+		if err := b.entries.Delete(entryKey(log, n)); err != nil {
+			return err
+		}
+	}
+	return b.logs.Delete([]byte(log))
 }

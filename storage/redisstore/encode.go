@@ -5,7 +5,7 @@ import (
 )
 
 // headers is the number of arguments of the commit function before those of its keys.
-const headers = 8
+const headers = 9
 
 // encode returns the call of the commit function for a Txn that passed its check; opscore.lua describes it.
 //
@@ -17,14 +17,14 @@ func (s *Store) encode(t *storage.Txn) []any {
 	if written > 0 {
 		compared = len(t.If) - written // each document written has exactly one condition
 	}
-	docs, rest := written+compared, len(t.IndexAdd)+len(t.IndexRemove)+len(t.LogAppend)
+	docs, rest := written+compared, len(t.IndexAdd)+len(t.IndexRemove)+len(t.LogAppend)+len(t.LogDelete)
 	names := make([]string, 0, docs+rest)
 	args := make([]any, 0, 3+docs+rest+headers+docs+len(t.Put)+2*rest)
 
 	args = append(args, "fcall", functionCommit, docs+rest)
 	args = s.appendKeys(args, names, t, compared)
 	args = append(args, (*string)(&t.Rev), s.accepted.Load(), len(t.Put), len(t.Delete), compared,
-		len(t.IndexAdd), len(t.IndexRemove), len(t.LogAppend))
+		len(t.IndexAdd), len(t.IndexRemove), len(t.LogAppend), len(t.LogDelete))
 	for i := range t.Put {
 		args = append(args, expected(t, t.Put[i].Key, i), t.Put[i].Data)
 	}
@@ -77,6 +77,9 @@ func (s *Store) appendKeys(args []any, names []string, t *storage.Txn, compared 
 	}
 	for i := range t.LogAppend {
 		add(s.keys.log(t.LogAppend[i].Log))
+	}
+	for _, log := range t.LogDelete {
+		add(s.keys.log(log))
 	}
 	return args
 }

@@ -16,10 +16,10 @@ end
 -- commit executes one transaction, or leaves no trace.
 --
 -- KEYS  documents to put, documents to delete, documents only compared,
---       indexes added to, indexes removed from, logs appended to
+--       indexes added to, indexes removed from, logs appended to, logs to delete
 -- ARGV  1  the revision of the transaction
 --       2  the incarnation of the server it is for, or '' for any
---       3… six numbers: how many KEYS stand in each of the six groups
+--       3… seven numbers: how many KEYS stand in each of the seven groups
 --       then, in the order of KEYS
 --         document to put         expected revision ('' = absent), data
 --         document to delete      expected revision
@@ -39,14 +39,15 @@ local function commit(keys, argv)
   local rev = argv[1]
   local puts, deletes, compares = tonumber(argv[3]), tonumber(argv[4]), tonumber(argv[5])
   local adds, removes, appends = tonumber(argv[6]), tonumber(argv[7]), tonumber(argv[8])
+  local drops = tonumber(argv[9])
   local docs = puts + deletes + compares
-  if #keys ~= docs + adds + removes + appends or #argv ~= 8 + docs + puts + 2 * (adds + removes + appends) then
+  if #keys ~= docs + adds + removes + appends + drops or #argv ~= 9 + docs + puts + 2 * (adds + removes + appends) then
     return redis.error_reply('ERR opscore: KEYS and ARGV do not match')
   end
 
   if argv[2] ~= '' and argv[2] ~= incarnation() then return -1 end
 
-  local holds, a = true, 9
+  local holds, a = true, 10
   for k = 1, puts do
     local have = call('HGET', keys[k], 'r') or ''
     if have == rev then return 1 end
@@ -59,7 +60,7 @@ local function commit(keys, argv)
     a = a + 1
   end
 
-  for k = 1, puts do call('HSET', keys[k], 'r', rev, 'd', argv[8 + 2 * k]) end
+  for k = 1, puts do call('HSET', keys[k], 'r', rev, 'd', argv[9 + 2 * k]) end
   for k = puts + 1, puts + deletes do call('DEL', keys[k]) end
   for k = docs + 1, docs + adds do
     call('ZADD', keys[k], argv[a], argv[a + 1])
@@ -72,16 +73,17 @@ local function commit(keys, argv)
     a = a + 2
   end
   local k = docs + adds + removes + 1
-  while k <= #keys do -- entries of one log that follow each other go in together
+  while k <= #keys - drops do -- entries of one log that follow each other go in together
     local log, cap, entries = keys[k], argv[a], {}
     repeat
       entries[#entries + 1] = argv[a + 1]
       k, a = k + 1, a + 2
-    until keys[k] ~= log or argv[a] ~= cap or #entries == 256
+    until k > #keys - drops or keys[k] ~= log or argv[a] ~= cap or #entries == 256
     if call('RPUSH', log, unpack(entries)) > tonumber(cap) then
       call('LTRIM', log, '-' .. cap, -1)
     end
   end
+  for d = k, #keys do call('DEL', keys[d]) end
   return 1
 end
 

@@ -113,6 +113,9 @@ func (h *history) txn() storage.Txn {
 		log := storage.Log(h.world) + rapid.SampledFrom(worldLogs).Draw(h.T, "log")
 		t.LogAppend = append(t.LogAppend, storage.Append{Log: log, Data: h.data(), Cap: rapid.IntRange(1, 4).Draw(h.T, "cap")})
 	}
+	if rapid.IntRange(0, 7).Draw(h.T, "drop") == 0 { // now and then one that is appended to, which is invalid
+		t.LogDelete = append(t.LogDelete, storage.Log(h.world)+rapid.SampledFrom(worldLogs).Draw(h.T, "dropped"))
+	}
 	return t
 }
 

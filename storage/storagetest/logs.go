@@ -70,6 +70,21 @@ var logCases = []testCase{
 		f.write(txns...)
 		same(f, "log", f.tail("l", 2000), want)
 	}},
+	{"DeletedLogIsEmptyAndBeginsAnew", func(f *fixture) {
+		for i := range 5 {
+			f.write(f.logTxn("l", fmt.Sprint(i), 4), f.logTxn("other", fmt.Sprint(i), 4))
+		}
+		drop := f.logTxn("third", "3", 4)
+		drop.LogDelete = []storage.Log{"l", "absent"}
+		f.write(drop)
+		same(f, "log", f.tail("l", 99), nil)
+		same(f, "log", f.tail("other", 99), []string{"1", "2", "3", "4"})
+		same(f, "log", f.tail("third", 99), []string{"3"})
+		f.write(f.logTxn("l", "new", 4))
+		same(f, "log", f.tail("l", 99), []string{"new"})
+		f.write(drop) // a late repeat of what was applied
+		same(f, "log", f.tail("l", 99), []string{"new"})
+	}},
 	{"AnyBytesAreKept", func(f *fixture) {
 		want := []string{"", "\x00\xff\r\n", strings.Repeat("long", 50_000)}
 		for _, data := range want {

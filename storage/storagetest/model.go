@@ -102,5 +102,8 @@ func (m *model) apply(t *storage.Txn) error {
 		entries := append(m.logs[a.Log], slices.Clone(a.Data))
 		m.logs[a.Log] = entries[max(0, len(entries)-a.Cap):]
 	}
+	for _, log := range t.LogDelete {
+		delete(m.logs, log)
+	}
 	return nil
 }
