@@ -46,6 +46,15 @@ func (c *Conn) MessageTime(ctx context.Context, stream string, seq uint64) (time
 	return m.Time, ok, nil
 }
 
+// LastMessage returns the last message that a stream holds on a subject, which may have wildcards, without its headers, and false if it holds none.
+func (c *Conn) LastMessage(ctx context.Context, stream, subject string) (*Msg, bool, error) {
+	m, ok, err := c.storedMessage(ctx, stream, messageQuery{LastFor: subject})
+	if err != nil {
+		return nil, false, fmt.Errorf("bus: last message of stream %s on %s: %w", stream, subject, err)
+	}
+	return &Msg{Subject: m.Subject, Stream: stream, Seq: m.Seq, Time: m.Time, Data: m.Data}, ok, nil
+}
+
 // AckFloor returns the sequence up to which every message of a stream has been acknowledged by all durables of Ops-Core that read
 // it: after a loss of everything at or below it, nothing would have to be handled again. Messages that a durable does not read do
 // not count against it. The answer may be too low by what has happened meanwhile; it is never too high.
@@ -112,6 +121,7 @@ type storedMessage struct {
 	Subject string    `json:"subject"`
 	Seq     uint64    `json:"seq"`
 	Time    time.Time `json:"time"`
+	Data    []byte    `json:"data"`
 }
 
 // storedMessage reads from the stream's leader. The client library would read from any replica where the stream allows it,

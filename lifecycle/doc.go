@@ -11,6 +11,7 @@
 //   - The index of free agents per capability, which follows the gate ([FreeOps]).
 //   - The timers of attempts that were ended by a state of their agent, which follow the gate too ([EndOps]).
 //   - The positions of the streams, and the epoch ([Keeper]).
+//   - Who is live, suspect or lost ([Judge]).
 //
 // Reducers are pure: [Record] and [Gate] know no store, no clock and no connection. [Service] is what drives them: it
 // acknowledges a message only after the Txn that holds its effect was committed.
@@ -20,7 +21,8 @@
 // [Service.Run] runs a consumer with two workers, and the sweeper of early reports; all share the two caches of the Service.
 // Two of them may hold documents of one agent at the same time: the revisions decide who wins, and the other reads again. A
 // cached document is never changed, only replaced.
-// [Keeper.Run] is one goroutine. Both return when ctx has ended and their goroutines are gone. [Queries] has none.
+// [Keeper.Run] and [Judge.Run] are one goroutine each; heartbeats come to the latter by one of the connection, which only notes when. All return
+// when ctx has ended and their goroutines are gone. [Queries] has none.
 //
 // # What an event does to a record
 //
@@ -76,15 +78,42 @@
 // Columns are the rule that refuses a task to an agent with one slot; cells are the rule afterwards, "-" is the same one. The slot in
 // use is the attempt that the acts are about, and the back-off is the first, of a second.
 //
-//	act               free           unregistered   cordoned   no_responder   backoff        state          slots
-//	a sign of life    -              -              -          free           -              -              -
-//	Take              slots          -              -          -              -              -              -
-//	Release           -              -              -          -              -              -              free
-//	Drain             -              -              -          -              -              -              -
-//	Rejected          backoff        -              -          -              -              backoff        backoff
-//	Unheard           no_responder   -              -          -              no_responder   no_responder   no_responder
-//	Answered          -              -              -          free           free           -              -
-//	a second passes   -              -              -          free           free           -              -
+//	act                     free           unregistered   cordoned   suspect   lost   no_responder   backoff        state          slots
+//	a sign of life          -              -              -          -         -      free           -              -              -
+//	a message behind that   -              -              -          free      free   -              -              -              -
+//	a heartbeat             -              -              -          free      free   -              -              -              -
+//	Take                    slots          -              -          -         -      -              -              -              -
+//	Release                 -              -              -          -         -      -              -              -              free
+//	Drain                   -              -              -          -         -      -              -              -              -
+//	Rejected                backoff        -              -          -         -      -              -              backoff        backoff
+//	Unheard                 no_responder   -              -          -         -      -              no_responder   no_responder   no_responder
+//	Answered                -              -              -          -         -      free           free           -              -
+//	a second passes         -              -              -          -         -      free           free           -              -
+//
+// # What the judge says of an agent
+//
+// Agents beat on core NATS, to all replicas. The one that holds the lease judges: [Judge] reads the gate, the record and the last message of each agent
+// that should be called something else, and says it in a Txn that conditions on them and on the lease. Silence counts from the last gap on: the start of
+// the process or of its lease, a reconnect, a probe that came back late, dropped messages, a store or stream that did not answer, and time in which
+// the process stood still.
+//
+// Columns are what was said before of an agent that beats each second, or, unwatched, has not said how often; cells what is said now, "-" is the
+// same. A heartbeat is missed when it is late by a quarter of the interval. "Stored" is the last message of its present process in a stream.
+//
+//	heartbeats missed    since the last gap   stored since     live      suspect   lost   unwatched
+//	0                    any                  any              -         live      live   live
+//	1                    any                  any              -         live      live   live
+//	2                    1 s                  nothing          -         -         -      live
+//	2                    longer               nothing          suspect   -         -      live
+//	2                    longer               a message        -         live      live   live
+//	3                    1 s                  nothing          -         -         -      live
+//	3                    2.5 s                nothing          suspect   -         -      live
+//	3                    longer               nothing          lost      lost      -      live
+//	3                    longer               a message        -         live      live   live
+//	3                    longer               2 beats before   suspect   -         -      live
+//	all, it never beat   1 s                  nothing          -         -         -      -
+//	all, it never beat   longer               nothing          lost      lost      -      -
+//	all, it never beat   longer               a message        -         live      live   -
 //
 // # What ends an attempt of an agent that knows no result event
 //

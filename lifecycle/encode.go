@@ -28,6 +28,9 @@ func (g *Gate) Encode() []byte {
 	o.OptTime("released", g.Released)
 	o.OptInt("used", g.Used)
 	o.OptBool("listed", g.Listed)
+	o.OptInt("beatMs", g.Beat)
+	o.OptString("live", string(g.Live))
+	o.OptInt("liveSeq", int64(g.LiveSeq))
 	return o.Bytes()
 }
 

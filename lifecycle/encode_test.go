@@ -22,7 +22,7 @@ func TestEncodeIsMarshal(t *testing.T) {
 			{AttemptRef: ref, Instance: "i", Drain: at, Delivery: event.DeliveryAgentKit, Trace: &Trace{
 				Base: 4, Active: 5, Rest: Word{Seq: 6, At: at, State: "idle"}, Error: Word{Seq: 7, At: at, State: "ERROR"},
 			}}, {Trace: &Trace{}}, {},
-		}, Released: at, Used: 12, Listed: true,
+		}, Released: at, Used: 12, Listed: true, Beat: 1500, Live: event.LivenessLost, LiveSeq: 9,
 	}
 	fullRecord := &Record{
 		Version: 3, Era: 1, EraAt: at, Top: mark, Reg: &Registration{Mark: mark, Event: register}, Firsts: []Mark{mark, {}},

@@ -19,6 +19,8 @@ type fold struct {
 	recordChanged, gateChanged bool
 	handBack                   bool
 	woken                      bool // the gate became free, or what it holds has ended
+	heard                      bool // it has registered, or was thought lost and is not
+	revived                    bool // it was thought lost, and is not
 	wasRegistered, wasEarly    bool
 	early                      bool // there is room for one more agent that reports before it registers
 	crowded                    bool // there was none, and this one was turned away
@@ -58,6 +60,7 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 	if f.recordChanged || f.gateStale() {
 		_, f.handBack = b.gate.Follow(b.record, true)
 	}
+	f.revive()
 	f.gateChanged = !b.gate.same(&f.before)
 	ended, _ := EndOps(&f.before, b.gate, now)
 	f.woken = len(ended) > 0 || f.gateChanged && b.gate.Free(now) && (!f.before.Free(now) || !slices.Equal(f.before.Caps, b.gate.Caps))
@@ -166,6 +169,9 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: HandBackMember(b.id), Score: storage.Score(now.UnixMicro())})
 	}
 	f.listings(&t)
+	if f.revived {
+		LogLiveness(&t, b.id, b.gate.Liveness(), "it was heard of again", now)
+	}
 	for _, h := range f.history {
 		t.LogAppend = append(t.LogAppend, storage.Append{Log: HistoryLog(b.id), Data: h, Cap: historyCap})
 	}

@@ -32,6 +32,9 @@ type Gate struct {
 	Released   time.Time         `json:"released,omitzero"` // highest stream timestamp of a result that freed a slot
 	Used       int64             `json:"used,omitzero"`     // µs: when a slot was last taken; least recently used goes first
 	Listed     bool              `json:"listed,omitzero"`   // it stands in the free indexes
+	Beat       int64             `json:"beatMs,omitzero"`   // time between heartbeats, as registered; 0: unwatched until the first one
+	Live       event.Liveness    `json:"live,omitzero"`     // what the judge last said of it; empty: nothing since it registered
+	LiveSeq    uint64            `json:"liveSeq,omitzero"`  // the agent's last message of StreamAgent that the judge had regarded then
 }
 
 // Held is one slot in use.
@@ -53,6 +56,10 @@ func (g *Gate) refusal(now time.Time) string {
 		return RuleUnregistered
 	case g.Cordoned:
 		return RuleCordoned
+	case g.Live == event.LivenessSuspect:
+		return RuleSuspect
+	case g.Live == event.LivenessLost:
+		return RuleLost
 	case g.Silent && now.Before(g.Until):
 		return RuleSilent
 	case now.Before(g.Until):
@@ -96,6 +103,7 @@ func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 		g.Slots, g.Caps, g.Version, g.Labels, g.Delivery = 0, nil, "", nil, ""
 	}
 	g.Instance = r.Instance.ID
+	g.followBeat(r, &before)
 	g.hear(r.Current())
 	if sign && g.Silent {
 		g.Silent, g.Until, g.Misses = false, time.Time{}, 0
@@ -130,7 +138,7 @@ func (g *Gate) hear(p *Report) {
 
 func (g *Gate) same(o *Gate) bool {
 	return g.Registered == o.Registered && g.Instance == o.Instance && g.Slots == o.Slots && g.Version == o.Version &&
-		g.Delivery == o.Delivery && g.Cordoned == o.Cordoned && g.Open == o.Open && g.Silent == o.Silent &&
+		g.Beat == o.Beat && g.Live == o.Live && g.Delivery == o.Delivery && g.Cordoned == o.Cordoned && g.Open == o.Open && g.Silent == o.Silent &&
 		(g.Open || g.Word == o.Word) && g.Working.Equal(o.Working) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels) &&
 		slices.EqualFunc(g.Held, o.Held, func(a, b Held) bool { return a.Trace.same(b.Trace) })
 }

@@ -65,6 +65,8 @@ const (
 	RuleVersion      = "version"
 	RuleLabel        = "label"
 	RuleCordoned     = "cordoned"
+	RuleSuspect      = "suspect"
+	RuleLost         = "lost"
 	RuleSilent       = "no_responder"
 	RuleBackoff      = "backoff"
 	RuleState        = "state"
@@ -132,6 +134,10 @@ func refusalText(g *Gate, w Want, rule string, now time.Time) string {
 		return fmt.Sprintf("it does not have the label %q", lacking(g, &w))
 	case RuleCordoned:
 		return "it is cordoned"
+	case RuleSuspect:
+		return "it has missed two heartbeats; it is free again with the next one"
+	case RuleLost:
+		return "it is lost: it has missed three heartbeats, and its tasks were handed back; it is free again with the next one"
 	case RuleSilent:
 		return "nobody answered on its subject; it is asked again at its next sign of life or in " + wait(g, now)
 	case RuleBackoff:

@@ -128,7 +128,7 @@ func show(id string, r *Record, g *Gate, now time.Time) event.Agent {
 		AgentID: id, AgentName: e.AgentName, Version: e.Version, Capabilities: e.Capabilities,
 		Slots: max(e.Slots, event.DefaultSlots), Held: []event.AttemptRef{},
 		State: "UNKNOWN", StateAt: r.Reg.Mark.At, Details: initialDetails,
-		Liveness: event.LivenessUnwatched, Cordoned: r.Cordon.On, RegisteredAt: r.Reg.Mark.At,
+		Liveness: g.Liveness(), Cordoned: r.Cordon.On, RegisteredAt: r.Reg.Mark.At,
 		Labels: e.Labels, Metadata: e.Metadata, ContactEndpoint: e.ContactEndpoint, Delivery: e.Delivery,
 		Instance: r.Instance.ID, Seq: r.Top.Seq, DocVersion: r.Version,
 	}

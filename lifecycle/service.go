@@ -239,7 +239,7 @@ func (s *Service) foldAndCommit(ctx context.Context, todo []*agentBatch) ([]*age
 	s.cfg.Crash("lifecycle-after-commit")
 
 	var again []*agentBatch
-	var woken []string
+	var woken, heard []string
 	var unknown error
 	for _, f := range folds {
 		var err error
@@ -255,6 +255,9 @@ func (s *Service) foldAndCommit(ctx context.Context, todo []*agentBatch) ([]*age
 			if f.woken {
 				woken = append(woken, f.b.id)
 			}
+			if f.heard {
+				heard = append(heard, f.b.id)
+			}
 		case errors.Is(err, storage.ErrConflict):
 			again = append(again, f.b)
 		case errors.Is(err, storage.ErrInvalid):
@@ -265,6 +268,9 @@ func (s *Service) foldAndCommit(ctx context.Context, todo []*agentBatch) ([]*age
 	}
 	if len(woken) > 0 {
 		s.cfg.Wake(woken)
+	}
+	if len(heard) > 0 {
+		sayHeard(s.cfg.Bus.NC(), heard)
 	}
 	s.forget(again)
 	if unknown != nil {

@@ -28,6 +28,7 @@ func TestTablesOfThePackageComment(t *testing.T) {
 		"# What an event does to a record":                              recordTable(),
 		"# What a word does to a gate":                                  wordTable(),
 		"# What an act does to a gate":                                  actTable(),
+		"# What the judge says of an agent":                             livenessTable(),
 		"# What ends an attempt of an agent that knows no result event": traceTable(),
 	} {
 		if want, err = withTable(want, heading, table); err != nil {
@@ -247,6 +248,8 @@ func gateStates() []gateState {
 		newGateState("free", asItIs, register, idle),
 		newGateState(lifecycle.RuleUnregistered, asItIs, register, idle, at{40, deregistered()}),
 		newGateState(lifecycle.RuleCordoned, asItIs, register, idle, at{40, command(event.KindAgentCordon)}),
+		newGateState(lifecycle.RuleSuspect, func(g *lifecycle.Gate) { g.Judged(event.LivenessSuspect, 30) }, register, idle),
+		newGateState(lifecycle.RuleLost, func(g *lifecycle.Gate) { g.Judged(event.LivenessLost, 30) }, register, idle),
 		newGateState(lifecycle.RuleSilent, func(g *lifecycle.Gate) { g.Unheard(epoch) }, register, idle),
 		newGateState(lifecycle.RuleBackoff, func(g *lifecycle.Gate) { g.Rejected(epoch, 0) }, register, idle),
 		newGateState(lifecycle.RuleState, asItIs, register, at{30, said("A", "draining")}),
@@ -264,6 +267,8 @@ func actTable() string {
 		act  func(gateState)
 	}{
 		{"a sign of life", func(s gateState) { s.gate.Follow(s.record, true) }},
+		{"a message behind that", func(s gateState) { s.gate.Refreshed(31) }},
+		{"a heartbeat", func(s gateState) { s.gate.Judged(event.LivenessLive, 0) }},
 		{"Take", func(s gateState) { s.gate.Take(attempt(1), "A", epoch) }},
 		{"Release", func(s gateState) { s.gate.Release(attempt(1), mark(60).At) }},
 		{"Drain", func(s gateState) { s.gate.Drain(attempt(1), epoch.Add(time.Minute)) }},

@@ -135,15 +135,16 @@ func (e *Engine) factDue(ctx context.Context, run string, op *storage.IndexOp) e
 	return nil
 }
 
-// handBack takes back what the earlier processes of an agent hold.
+// handBack takes back what the earlier processes of an agent hold, and of one that is lost everything.
 func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp) ([]*input, error) {
 	g, err := e.freshGate(ctx, agent)
 	if err != nil {
 		return nil, err
 	}
 	var inputs []*input
+	lost := g.Liveness() == event.LivenessLost
 	for _, h := range g.Held {
-		if h.Instance == "" || h.Instance == g.Instance {
+		if !lost && (h.Instance == "" || h.Instance == g.Instance) {
 			continue
 		}
 		if h.Drain.IsZero() {

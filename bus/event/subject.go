@@ -26,6 +26,7 @@ const (
 	SubjectAPI           = Root + ".api"               // prefix of queries: SubjectAPI.<noun>.<verb>
 	SubjectRequestGet    = SubjectAPI + ".request.get" // asked of all bridges; only one that has served the request answers
 	SubjectWake          = Root + ".wake"              // hints between replicas, a Wake
+	SubjectHeard         = Root + ".heard"             // hints to whoever judges liveness: agents that registered or came back, a Wake
 )
 
 // Verb is what an agent says: the fourth token of its subjects.

@@ -115,6 +115,7 @@ type server struct {
 
 	keeper *lifecycle.Keeper
 	agents *lifecycle.Service
+	judge  *lifecycle.Judge
 	engine *workflow.Engine
 }
 
@@ -182,6 +183,7 @@ func (s *server) build() {
 	}
 	if s.has(RoleLifecycle) {
 		s.agents = lifecycle.New(lifecycle.Config{Store: s.store, Bus: s.conn, Log: log, Wake: wake, Crash: s.cfg.Crash})
+		s.judge = lifecycle.NewJudge(lifecycle.JudgeConfig{Store: s.store, Bus: s.conn, Keeper: s.keeper, Log: log, Wake: wake})
 	}
 }
 
@@ -252,6 +254,7 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return s.keeper.Run(ctx) })
 	if s.agents != nil {
 		g.Go(func() error { return s.agents.Run(ctx) })
+		g.Go(func() error { return s.judge.Run(ctx) })
 	}
 	if s.engine != nil {
 		g.Go(func() error { return s.engine.Run(ctx) })
