@@ -88,7 +88,10 @@ func (a *Agent) Instance() string { return a.instance }
 // than "idle", "finished" or "completed" keeps tasks away. Details, nil or something that encodes to a JSON
 // object of at most 64 KiB, are shown with it.
 //
-// It returns when the state is stored, the cause of ctx if that ended first, or [ErrNotRunning] before Ready and once the
+// At most 20 states a second are reported, the first 20 at once; of those that are set faster, by several goroutines, the last one counts and the others
+// are left out.
+//
+// It returns when the state, or a later one, is stored or about to be, the cause of ctx if that ended first, or [ErrNotRunning] before Ready and once the
 // agent drains.
 func (a *Agent) SetState(ctx context.Context, state string, details any) error {
 	body, err := encodeObject(details)

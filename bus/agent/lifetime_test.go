@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -351,4 +353,58 @@ func TestRun_LeavesNoRequestUnanswered(t *testing.T) {
 		}
 	}
 	must(t, p.end(t))
+}
+
+func TestSetState_LastWordCounts(t *testing.T) {
+	t.Parallel()
+	c := newOpscore(t, shared)
+	p := c.ready(echo)
+	const said = 10_000
+	var all sync.WaitGroup
+	for i := range said {
+		all.Go(func() { must(t, p.SetState(t.Context(), "state-"+strconv.Itoa(i), nil)) })
+	}
+	all.Wait()
+	must(t, p.SetState(t.Context(), "last", nil))
+	heard := c.rest()
+	if len(heard) > 100 {
+		t.Errorf("%d of %d states were reported", len(heard), said)
+	}
+	if len(heard) == 0 || !isState(heard[len(heard)-1], "last") {
+		t.Errorf("the last word of %d was not reported last", len(heard))
+	}
+}
+
+func TestHeartbeat_Refused(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		code event.Code
+		then func(c *opscore, p *process)
+	}{
+		{event.CodeUnknownAgent, func(c *opscore, p *process) {
+			c.expectState(agent.StateIdle)
+			if r, ok := c.next().Event.(*event.Register); !ok || r.Instance != p.Instance() {
+				c.t.Errorf("it does not register again: %+v", r)
+			}
+		}},
+		{event.CodeStaleInstance, func(c *opscore, p *process) {
+			if err := p.end(c.t); !errors.Is(err, agent.ErrReplaced) {
+				c.t.Errorf("ended with %v", err)
+			}
+		}},
+	} {
+		t.Run(string(tc.code), func(t *testing.T) {
+			t.Parallel()
+			c := newOpscore(t, shared)
+			p := c.ready(echo, func(cfg *agent.Config) { cfg.Heartbeat = 20 * time.Millisecond })
+			refused := event.Refused(event.Errorf(tc.code, "as planned"))
+			if tc.code == event.CodeStaleInstance {
+				c.decide(func(event.Message) *event.Outcome { return refused })
+			}
+			beats, err := c.nc.Subscribe(event.HeartbeatSubject(c.token), func(m *nats.Msg) { _ = m.Respond(event.MustMarshal(refused)) })
+			must(t, err)
+			t.Cleanup(func() { _ = beats.Unsubscribe() })
+			tc.then(c, p)
+		})
+	}
 }

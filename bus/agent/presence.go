@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 
 	"github.com/opspawn/opscore/bus/event"
 )
@@ -29,6 +31,15 @@ const (
 	beatJitter   = 0.1
 )
 
+// How many states an agent reports: more are as good as none to those who read them, and each is written to a disk.
+const (
+	statesPerSecond = 20
+	statesAtOnce    = 20
+)
+
+// verbBeat stands in the reply subjects of heartbeats, which are answered only when they are refused.
+const verbBeat event.Verb = "heartbeat"
+
 // presence is what Ops-Core knows of this process: its registration, its state and its heartbeats.
 type presence struct {
 	cfg      *Config
@@ -39,12 +50,15 @@ type presence struct {
 	inbox    string        // for outcomes
 	leave    func(error)   // ends the session when Ops-Core has refused it
 	back     chan struct{} // the connection is up again
+	unknown  chan struct{} // Ops-Core does not know this agent
 	doubt    chan struct{} // another process may have taken over
 
 	// stating is held while a state is reported, so that states reach the stream in the order they were set.
 	stating chan struct{}
 	state   event.State // the last one, guarded by stating
 	parting bool        // only the session may report states now; guarded by stating
+	pace    *rate.Limiter
+	newest  atomic.Uint64 // number of the last state that somebody wants to report
 
 	mu      sync.Mutex
 	waiting map[string]chan event.Outcome // by the last token of the reply subject
@@ -57,6 +71,8 @@ func newPresence(cfg *Config, token, instance string, nc *nats.Conn, out *outbox
 		cfg: cfg, token: token, instance: instance, nc: nc, out: out, leave: leave,
 		inbox:   nc.NewInbox() + ".",
 		back:    make(chan struct{}, 1),
+		unknown: make(chan struct{}, 1),
+		pace:    rate.NewLimiter(statesPerSecond, statesAtOnce),
 		doubt:   make(chan struct{}, 1),
 		stating: make(chan struct{}, 1),
 		waiting: map[string]chan event.Outcome{},
@@ -68,13 +84,18 @@ func newPresence(cfg *Config, token, instance string, nc *nats.Conn, out *outbox
 // run keeps the registration true until ctx ends: it registers again after a reconnect, since the server may have lost what
 // it knew, and finds out whether another process has taken over when there are signs of it.
 func (p *presence) run(ctx context.Context) {
-	var lastDoubt time.Time
+	var lastDoubt, lastRejoin time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.back:
 			if pause(ctx, rand.N(rejoinJitter)) == nil {
+				p.rejoin(ctx)
+			}
+		case <-p.unknown:
+			if time.Since(lastRejoin) >= doubtEvery {
+				lastRejoin = time.Now()
 				p.rejoin(ctx)
 			}
 		case <-p.doubt:
@@ -132,8 +153,10 @@ func (p *presence) register(ctx context.Context) error {
 }
 
 // setState reports a state and remembers it for reconnects. It returns when a stream has it, or with the cause of ctx. After
-// the first parting state, all others are refused with ErrNotRunning.
+// the first parting state, all others are refused with ErrNotRunning. Of states that are set faster than they may be reported the last one
+// counts: whoever waits behind it need not be told that it was left out.
 func (p *presence) setState(ctx context.Context, state string, details event.Raw, parting bool) error {
+	number := p.newest.Add(1)
 	select {
 	case p.stating <- struct{}{}:
 		defer func() { <-p.stating }()
@@ -142,6 +165,15 @@ func (p *presence) setState(ctx context.Context, state string, details event.Raw
 	}
 	if p.parting && !parting {
 		return ErrNotRunning
+	}
+	if !parting {
+		overtaken := func() bool { return number != p.newest.Load() }
+		if overtaken() {
+			return nil
+		}
+		if err := pause(ctx, p.pace.Reserve().Delay()); err != nil || overtaken() {
+			return err
+		}
 	}
 	p.parting = parting
 	p.state = event.State{State: state, Details: details, Instance: p.instance}
@@ -233,6 +265,10 @@ func (p *presence) judged(m *nats.Msg) {
 	verb, _, _ := strings.Cut(key, "-")
 	if !outcome.OK && outcome.Error != nil {
 		p.cfg.Log.Warn("refused by Ops-Core", "verb", verb, keyErr, outcome.Error)
+		if event.Verb(verb) == verbBeat {
+			p.beatRefused(outcome.Error)
+			return
+		}
 		if err := refusal(event.Verb(verb), outcome.Error); err != nil {
 			p.leave(fmt.Errorf("agent %s: the %s was refused: %w", p.cfg.ID, nounOf[event.Verb(verb)], err))
 		}
@@ -243,6 +279,16 @@ func (p *presence) judged(m *nats.Msg) {
 	p.mu.Unlock()
 	if ch != nil {
 		ch <- outcome
+	}
+}
+
+// beatRefused follows from a refused heartbeat: who is not known registers again, and who may have been replaced asks.
+func (p *presence) beatRefused(err *event.Error) {
+	switch err.Code {
+	case event.CodeUnknownAgent:
+		poke(p.unknown)
+	case event.CodeStaleInstance:
+		p.suspect()
 	}
 }
 
@@ -280,12 +326,15 @@ func poke(ch chan<- struct{}) {
 
 // beat sends heartbeats until ctx ends, the first after a random part of the interval.
 func (p *presence) beat(ctx context.Context, load func() float64) {
-	subject := event.HeartbeatSubject(p.token)
+	subject, reply := event.HeartbeatSubject(p.token), p.inbox+string(verbBeat)
+	if !event.HonoursReply(reply) {
+		reply = ""
+	}
 	wait := rand.N(p.cfg.Heartbeat)
 	for pause(ctx, wait) == nil {
 		busy := load()
 		body := event.MustMarshal(&event.Heartbeat{Instance: p.instance, Load: &busy})
-		if err := p.nc.Publish(subject, body); err != nil && !errors.Is(err, nats.ErrReconnectBufExceeded) {
+		if err := p.nc.PublishRequest(subject, reply, body); err != nil && !errors.Is(err, nats.ErrReconnectBufExceeded) {
 			p.cfg.Log.Debug("heartbeat not sent", keyErr, err)
 		}
 		wait = time.Duration(float64(p.cfg.Heartbeat) * (1 - beatJitter*rand.Float64()))
