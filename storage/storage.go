@@ -23,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/url"
 	"strings"
 )
@@ -143,7 +144,32 @@ type Incarnated interface {
 	Accept(incarnation string)
 }
 
+// Item is a part of a copy of a store: a document, some entries of an index, or a whole log.
+type Item struct {
+	Doc     Doc // if its Key is not empty
+	Index   Index
+	Entries []Entry // of Index
+	Log     Log
+	Lines   [][]byte // of Log, oldest first
+}
+
+// Copied is a [Store] that can be copied as a whole and replaced by such a copy.
+type Copied interface {
+	Incarnated
+
+	// Snapshot calls visit with everything that is stored, as it is at one moment. An item may come twice. While it runs, Commit may fail with ErrHeld;
+	// that ends by itself when the process dies. It ends with the error of visit, if that has one.
+	Snapshot(ctx context.Context, visit func(Item) error) error
+
+	// Replace puts the items in place of everything that is stored, with the revisions they have. From its beginning Commit fails with ErrHeld; after
+	// its end the store has another incarnation, and a Commit for an earlier one is refused. When it fails half-way Commit goes on to fail, and
+	// Incarnation with it, until a Replace succeeds.
+	Replace(ctx context.Context, items iter.Seq2[Item, error]) error
+}
+
 var (
+	// ErrHeld says that the store takes no writes, because it is being copied or replaced. For a Txn it comes with ErrUnknown.
+	ErrHeld = errors.New("storage: held")
 	// ErrConflict says that a condition of a Txn did not hold. Read again; it may even be the Txn's own earlier success.
 	ErrConflict = errors.New("storage: conflict")
 	// ErrUnknown says that a Txn may or may not have been applied.

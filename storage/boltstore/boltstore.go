@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -29,6 +30,9 @@ const (
 // errClosed is the error of calls after Close.
 var errClosed = errors.New("the store is closed")
 
+// errOtherContent says that the content of the file was replaced, and nobody has accepted that.
+var errOtherContent = errors.New("it is another incarnation of the store than the accepted one")
+
 // Store is a [storage.Store] in a local file.
 type Store struct {
 	db      *bbolt.DB
@@ -36,6 +40,8 @@ type Store struct {
 	closing chan struct{} // closed when the writer shall stop
 	stopped chan struct{} // closed when the writer has stopped
 	close   func() error
+
+	accepted atomic.Pointer[string] // the incarnation that writes are for, "" for any; never nil
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -74,6 +80,7 @@ func Open(ctx context.Context, u *url.URL) (*Store, error) {
 		<-s.stopped
 		return db.Close()
 	})
+	s.Accept("")
 	go s.write()
 	return s, nil
 }
@@ -126,7 +133,7 @@ func openFile(path string) (*bbolt.DB, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketDocs, bucketMembers, bucketOrder, bucketLogs, bucketEntries} {
+		for _, name := range append([][]byte{bucketMeta}, contentBuckets...) {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}

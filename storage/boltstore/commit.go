@@ -21,6 +21,7 @@ func (s *Store) Commit(ctx context.Context, txns ...storage.Txn) []error {
 	for i := range txns {
 		t, err := prepare(&txns[i])
 		if errs[i] = err; err == nil {
+			t.accepted = *s.accepted.Load()
 			r.txns = append(r.txns, t)
 		}
 	}

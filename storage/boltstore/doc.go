@@ -12,6 +12,7 @@
 //	order    index name, score, member   –
 //	logs     log name                    number of the oldest entry, number the next one will get
 //	entries  log name, number            entry
+//	meta     "fence"                     absent until the content was replaced; "!…" while it is being replaced
 //
 // They are shared by all indexes and logs: a bucket per index would cost a page each, and there are many
 // small ones.

@@ -17,7 +17,11 @@ var (
 	bucketOrder   = []byte("order")
 	bucketLogs    = []byte("logs")
 	bucketEntries = []byte("entries")
+	bucketMeta    = []byte("meta")
 )
+
+// contentBuckets hold what is stored.
+var contentBuckets = [][]byte{bucketDocs, bucketMembers, bucketOrder, bucketLogs, bucketEntries}
 
 // numberLen is the length of a number in a key.
 const numberLen = 8

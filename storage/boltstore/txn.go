@@ -13,14 +13,15 @@ import (
 // txn is a Txn in the form of the file. It shares no memory with the caller, who may go on and reuse his own when his
 // context ends before the writer has come to it; and most of the work is done before the writer's turn.
 type txn struct {
-	rev     []byte
-	conds   []cond
-	puts    []pair
-	deletes [][]byte
-	adds    []indexOp
-	removes []indexOp
-	appends []logAppend
-	drops   []storage.Log
+	rev      []byte
+	accepted string // the incarnation it is for, empty for any
+	conds    []cond
+	puts     []pair
+	deletes  [][]byte
+	adds     []indexOp
+	removes  []indexOp
+	appends  []logAppend
+	drops    []storage.Log
 }
 
 type (
@@ -116,7 +117,7 @@ func (t *txn) checkLengths() error {
 }
 
 // buckets are the buckets of one bbolt transaction.
-type buckets struct{ docs, members, order, logs, entries *bbolt.Bucket }
+type buckets struct{ docs, members, order, logs, entries, meta *bbolt.Bucket }
 
 func openBuckets(tx *bbolt.Tx) buckets {
 	return buckets{
@@ -125,6 +126,7 @@ func openBuckets(tx *bbolt.Tx) buckets {
 		order:   tx.Bucket(bucketOrder),
 		logs:    tx.Bucket(bucketLogs),
 		entries: tx.Bucket(bucketEntries),
+		meta:    tx.Bucket(bucketMeta),
 	}
 }
 

@@ -43,6 +43,9 @@ func (s *Store) apply(group []*request) {
 		for i, r := range group {
 			answers[i] = make([]error, len(r.txns))
 			for j, t := range r.txns {
+				if answers[i][j] = b.admits(t); answers[i][j] != nil {
+					continue
+				}
 				conflict, err := b.apply(t)
 				if err != nil {
 					return err // a damaged file or a bug: the whole group is rolled back

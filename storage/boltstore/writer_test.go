@@ -20,9 +20,11 @@ func idleStore(t *testing.T) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	return &Store{
+	s := &Store{
 		db: db, queue: make(chan *request, queueLength), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	s.Accept("")
+	return s
 }
 
 // newRequest returns a request with one Txn that replaces a document and leaves a trace in an index and a log.
@@ -102,6 +104,7 @@ func TestContextEndsWaiting(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &Store{queue: make(chan *request, 1), closing: make(chan struct{}), stopped: make(chan struct{})}
+				s.Accept("")
 				if full {
 					s.queue <- nil
 				}

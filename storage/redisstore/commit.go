@@ -66,7 +66,7 @@ func (s *Store) send(ctx context.Context, p *pipeline, errs []error) error {
 }
 
 // errOtherServer says that the server was started again, or another one has taken over, and nobody has accepted that.
-var errOtherServer = errors.New("it is another incarnation of the server than the accepted one")
+var errOtherServer = errors.New("it is another incarnation of the store than the accepted one")
 
 // unknown returns the error of a Txn whose outcome is unknown because of err.
 func unknown(err error) error {
@@ -116,6 +116,8 @@ func (p *pipeline) exec(ctx context.Context, client *redis.Client, errs []error)
 		switch {
 		case err == nil && applied == 1:
 			errs[i] = nil
+		case err == nil && applied == -2:
+			errs[i] = unknown(storage.ErrHeld)
 		case err == nil && applied < 0:
 			errs[i] = unknown(errOtherServer)
 		case err == nil:

@@ -8,6 +8,7 @@
 //	{prefix}:d:KEY   hash    a document: r = revision, d = data
 //	{prefix}:i:INDEX zset    an ordered index: member → score
 //	{prefix}:l:LOG   list    a capped log, newest entry last
+//	{prefix}:fence   string  absent until the content was replaced; "!…" while it is being copied or replaced
 //
 // # Functions
 //

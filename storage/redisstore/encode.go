@@ -17,7 +17,7 @@ func (s *Store) encode(t *storage.Txn) []any {
 	if written > 0 {
 		compared = len(t.If) - written // each document written has exactly one condition
 	}
-	docs, rest := written+compared, len(t.IndexAdd)+len(t.IndexRemove)+len(t.LogAppend)+len(t.LogDelete)
+	docs, rest := written+compared, 1+len(t.IndexAdd)+len(t.IndexRemove)+len(t.LogAppend)+len(t.LogDelete)
 	names := make([]string, 0, docs+rest)
 	args := make([]any, 0, 3+docs+rest+headers+docs+len(t.Put)+2*rest)
 
@@ -81,7 +81,7 @@ func (s *Store) appendKeys(args []any, names []string, t *storage.Txn, compared 
 	for _, log := range t.LogDelete {
 		add(s.keys.log(log))
 	}
-	return args
+	return append(args, &s.keys.fence)
 }
 
 // expected returns the revision the Txn demands of a document it writes. Most callers list conditions in the order of

@@ -1,16 +1,21 @@
 package redisstore
 
-import "github.com/opspawn/opscore/storage"
+import (
+	"strings"
+
+	"github.com/opspawn/opscore/storage"
+)
 
 // keys makes every Redis key of one store. The parts before the name are built once.
 type keys struct {
 	docs, indexes, logs string
+	fence               string
 }
 
 // newKeys returns the keys of a prefix, which stands in braces and so decides the Redis Cluster slot of all of them.
 func newKeys(prefix string) keys {
 	tag := "{" + prefix + "}"
-	return keys{docs: tag + ":d:", indexes: tag + ":i:", logs: tag + ":l:"}
+	return keys{docs: tag + ":d:", indexes: tag + ":i:", logs: tag + ":l:", fence: tag + ":fence"}
 }
 
 // doc is the key of a document's hash.
@@ -27,3 +32,8 @@ const (
 	fieldRev  = "r"
 	fieldData = "d"
 )
+
+// all is a pattern that all keys of the store match, and no other one. Prefixes may hold what patterns give a meaning.
+func (k *keys) all() string {
+	return strings.NewReplacer("\\", "\\\\", "*", "\\*", "?", "\\?", "[", "\\[", "]", "\\]").Replace(strings.TrimSuffix(k.fence, "fence")) + "*"
+}

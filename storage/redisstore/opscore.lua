@@ -6,20 +6,20 @@
 -- library is being loaded.
 
 -- incarnation names the running server. After a restart or a fail-over it is another one, which may lack the last writes. It cannot change while
--- the library is loaded, so it is asked for once.
+-- the library is loaded, so it is asked for once. Behind it comes the fence, which is another one after the whole content was replaced.
 local running
-local function incarnation()
+local function incarnation(fence)
   running = running or redis.call('INFO', 'server'):match('run_id:(%x+)') or ''
-  return running
+  return running .. fence
 end
 
 -- commit executes one transaction, or leaves no trace.
 --
 -- KEYS  documents to put, documents to delete, documents only compared,
---       indexes added to, indexes removed from, logs appended to, logs to delete
+--       indexes added to, indexes removed from, logs appended to, logs to delete, the fence
 -- ARGV  1  the revision of the transaction
---       2  the incarnation of the server it is for, or '' for any
---       3… seven numbers: how many KEYS stand in each of the seven groups
+--       2  the incarnation of the store it is for, or '' for any
+--       3… seven numbers: how many KEYS stand in each of the seven groups before the fence
 --       then, in the order of KEYS
 --         document to put         expected revision ('' = absent), data
 --         document to delete      expected revision
@@ -29,7 +29,8 @@ end
 --         log appended to         cap, data
 -- Returns 1  applied, now or by an earlier call: a document to be put already has the revision
 --         0  a condition does not hold; nothing was written
---        -1  this is not the server that was meant; nothing was written
+--        -1  this is not the incarnation that was meant; nothing was written
+--        -2  the store is held: its fence begins with '!'; nothing was written
 --
 -- Without any document it removes index members that still have the given score, and returns 1.
 -- A transaction is never half done: whatever could fail is checked before the first write, and Redis refuses for
@@ -41,11 +42,14 @@ local function commit(keys, argv)
   local adds, removes, appends = tonumber(argv[6]), tonumber(argv[7]), tonumber(argv[8])
   local drops = tonumber(argv[9])
   local docs = puts + deletes + compares
+  local fenced = table.remove(keys) -- the last one
   if #keys ~= docs + adds + removes + appends + drops or #argv ~= 9 + docs + puts + 2 * (adds + removes + appends) then
     return redis.error_reply('ERR opscore: KEYS and ARGV do not match')
   end
 
-  if argv[2] ~= '' and argv[2] ~= incarnation() then return -1 end
+  local fence = call('GET', fenced) or ''
+  if fence:byte(1) == 33 then return -2 end
+  if argv[2] ~= '' and argv[2] ~= incarnation(fence) then return -1 end
 
   local holds, a = true, 10
   for k = 1, puts do

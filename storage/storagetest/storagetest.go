@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"Repeats", repeatCases},
 		{"Indexes", indexCases},
 		{"Logs", logCases},
+		{"Copies", copyCases},
 		{"Lifetime", lifetimeCases},
 	} {
 		t.Run(subject.name, func(t *testing.T) {
