@@ -42,8 +42,8 @@ type StreamConfig struct {
 	AgentBytes, WorkBytes, FactBytes, DeadBytes int64
 }
 
-// EnsureStreams creates the streams and durable consumers of Ops-Core that do not exist. It never changes one that exists:
-// where it differs in what matters, a warning says how. It may run in several processes at the same time.
+// EnsureStreams creates the streams and durable consumers of Ops-Core that do not exist. Of one that exists it changes nothing but to add the
+// subjects that a newer version knows; where it differs in what matters, a warning says how. It may run in several processes at the same time.
 func (c *Conn) EnsureStreams(ctx context.Context, cfg StreamConfig) error {
 	wait := newBackoff(100*time.Millisecond, time.Second)
 	for try := 1; ; try++ {
@@ -240,6 +240,9 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 		have, err := c.js.Stream(ctx, want.Name)
 		switch {
 		case err == nil:
+			if more := moreSubjects(want, have.CachedInfo().Config); more != nil {
+				return c.addSubjects(ctx, have.CachedInfo().Config, more)
+			}
 			if diff := streamDiff(want, have.CachedInfo().Config); len(diff) > 0 {
 				c.log.Warn("stream differs from what Ops-Core expects and is left as it is", "stream", want.Name, "differs", diff)
 			}
@@ -281,6 +284,31 @@ func (c *Conn) ensureConsumer(ctx context.Context, stream string, want jetstream
 			return err
 		}
 	}
+}
+
+// moreSubjects returns the subjects that a stream of an earlier version lacks and that differs in nothing else, or nil.
+func moreSubjects(want, have jetstream.StreamConfig) []string {
+	var more []string
+	for _, s := range want.Subjects {
+		if !slices.ContainsFunc(have.Subjects, func(h string) bool { return covers(h, s) }) {
+			more = append(more, s)
+		}
+	}
+	want.Subjects = have.Subjects
+	if len(streamDiff(want, have)) > 0 {
+		return nil
+	}
+	return more
+}
+
+// addSubjects lets a stream carry what this version knows besides. Subjects are only ever added: an earlier version beside this one keeps its own.
+func (c *Conn) addSubjects(ctx context.Context, have jetstream.StreamConfig, more []string) error {
+	have.Subjects = append(slices.Clone(have.Subjects), more...)
+	if _, err := c.js.UpdateStream(ctx, have); err != nil {
+		return fmt.Errorf("add subjects %s: %w", strings.Join(more, " "), err)
+	}
+	c.log.Info("stream carries more than before", "stream", have.Name, "subjects", more)
+	return nil
 }
 
 // streamDiff names what differs in a way that changes what Ops-Core promises. Sizes are the operator's business.

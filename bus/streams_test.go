@@ -3,6 +3,7 @@ package bus_test
 import (
 	"bytes"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -97,6 +98,33 @@ func TestEnsureStreamsLeavesADifferingStreamAlone(t *testing.T) {
 	}
 	if warnings != 1 {
 		t.Errorf("%d warnings, want 1:\n%s", warnings, log.String())
+	}
+}
+
+// A stream of an earlier version, which carries less and differs in nothing else, carries what this version knows besides; nothing is taken from it.
+func TestEnsureStreamsAddsSubjects(t *testing.T) {
+	ctx := testContext(t)
+	c, err := bus.Connect(ctx, bus.Config{InProcess: bustest.Server(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	if err := c.EnsureStreams(ctx, bus.StreamConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	old := streamConfig(t, c, event.StreamWork)
+	old.Subjects = []string{event.SubjectResult, "elsewhere"}
+	if _, err := c.JS().UpdateStream(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureStreams(ctx, bus.StreamConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	got := streamConfig(t, c, event.StreamWork).Subjects
+	for _, want := range append(event.WorkSubjects(), "elsewhere") {
+		if !slices.Contains(got, want) {
+			t.Errorf("the stream does not carry %s", want)
+		}
 	}
 }
 

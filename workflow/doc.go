@@ -29,6 +29,7 @@
 //	run-output/RUN/TASK/ATTEMPT    an output over 1 KiB
 //	workflow/ID                    which version of a definition is the latest
 //	workflow-version/VERSION/ID    a definition; never changes
+//	schedule/ID                    Schedule: when runs are started by the clock, and how far that was judged
 //	retired                        the run that was removed last; a Txn must put something
 //	replica/NAME                   written by one replica only, each second: shows it that the store came back older
 //	gate/AGENT                     of lifecycle: what is held on an agent; in every Txn that takes or frees a slot
@@ -39,6 +40,7 @@
 //
 //	runs            run, by creation
 //	workflows       definition, by id
+//	schedules       schedule, by id
 //	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its run's priority: exactly the tasks whose Class it is
 //	classes         every class that has a ready task; the score is a random mark, so that an empty one is struck off only if nobody has joined it
 //	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
@@ -48,6 +50,7 @@
 //	                f|run|version              a final fact that is not known to be published
 //	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
 //	                b|agent                    an agent whose back-off ends
+//	                s|schedule                 the next tick of a schedule
 //	                g|agent                    of lifecycle: an agent whose process was replaced
 //	                e|agent|run|task|attempt|seq
 //	                                           of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results

@@ -153,6 +153,22 @@ func (e *Engine) Handle(ctx context.Context, batch []*bus.Msg) error {
 			if err := e.apply(ctx, m, ev); err != nil {
 				return err
 			}
+		case *event.ScheduleApply, *event.ScheduleCommand:
+			if err := e.turn(ctx, inputs); err != nil {
+				return err
+			}
+			inputs = inputs[:0]
+			if cmd, ok := ev.(*event.ScheduleCommand); ok && cmd.Kind == event.KindScheduleTrigger {
+				in, err := e.trigger(ctx, m, d.ID)
+				if err != nil {
+					return err
+				}
+				if in != nil {
+					inputs = append(inputs, in)
+				}
+			} else if err := e.changeSchedule(ctx, m, d.ID, ev); err != nil {
+				return err
+			}
 		case *event.RunStart:
 			inputs = append(inputs, &input{run: d.ID, msg: m, start: ev})
 		case *event.RunCommand:

@@ -341,8 +341,8 @@ func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		id := rapid.StringN(1, 40, 60)
-		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack, timerEnd}).Draw(t, "kind")
-		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5}
+		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack, timerEnd, timerSchedule}).Draw(t, "kind")
+		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5, timerSchedule: 1}
 		want := rapid.SliceOfN(id, parts[kind], parts[kind]).Draw(t, "ids")
 		gotKind, got, ok := parseTimer(timer(kind, want...))
 		if !ok || gotKind != kind || !cmp.Equal(want, got) {

@@ -14,6 +14,7 @@ import (
 func runKey(run string) storage.Key       { return storage.Key("run/" + run) }
 func runInputKey(run string) storage.Key  { return storage.Key("run-input/" + run) }
 func definitionKey(id string) storage.Key { return storage.Key("workflow/" + id) } // which version is the latest
+func scheduleKey(id string) storage.Key   { return storage.Key("schedule/" + id) }
 func sessionKey(replica string) storage.Key {
 	return storage.Key("replica/" + replica)
 }
@@ -40,6 +41,7 @@ const retiredKey storage.Key = "retired"
 const (
 	runIndex      storage.Index = "runs"      // by creation
 	workflowIndex storage.Index = "workflows" // by id, all with score 0
+	scheduleIndex storage.Index = "schedules" // by id, all with score 0
 	sessionIndex  storage.Index = "replicas"  // sessions by when they were last written
 	classIndex    storage.Index = "classes"   // selector classes that may have ready tasks; the score is a random mark
 	dueIndex                    = lifecycle.HandBack
@@ -56,6 +58,7 @@ const (
 	timerDrain    = "d" // d|agent|run|task|attempt: a cancel was not confirmed yet
 	timerBackoff  = "b" // b|agent: its back-off ends
 	timerHandBack = "g" // g|agent: its process was replaced
+	timerSchedule = "s" // s|schedule: its next tick
 	timerEnd      = "e" // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
 
@@ -72,7 +75,7 @@ func timer(kind string, ids ...string) string {
 // parseTimer splits a timer's member; ok is false for one that this version does not know.
 func parseTimer(member string) (kind string, ids []string, ok bool) {
 	parts := strings.Split(member, "|")
-	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5}
+	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5, timerSchedule: 1}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
 		return "", nil, false
 	}

@@ -62,7 +62,8 @@ func (e *Engine) fireDue(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read intake time: %w", err)
 		}
-		if err := e.fire(ctx, entries); err != nil {
+		rest, scheduleErr := e.fireSchedules(ctx, entries)
+		if err := errors.Join(e.fire(ctx, rest), scheduleErr); err != nil {
 			return err
 		}
 		if len(entries) < duePage {

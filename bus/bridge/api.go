@@ -52,6 +52,9 @@ func (b *Bridge) newAPI() http.Handler {
 		b.reportRoutes(api)
 		b.workflowRoutes(api)
 		b.runRoutes(api)
+		if b.cfg.Schedules != nil {
+			b.scheduleRoutes(api)
+		}
 		b.systemRoutes(api)
 		b.requestRoutes(api)
 	})

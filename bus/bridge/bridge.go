@@ -35,6 +35,14 @@ type RunQueries interface {
 	Workflows(ctx context.Context, cursor string, limit int) (event.List[event.Definition], error)
 }
 
+// ScheduleQueries reads schedules. One that does not exist is an *event.Error of CodeUnknownSchedule.
+type ScheduleQueries interface {
+	Schedule(ctx context.Context, id string) (*event.Schedule, error)
+	Schedules(ctx context.Context, cursor string, limit int) (event.List[event.Schedule], error)
+	// ScheduleFence returns the highest sequence of StreamWork taken in for a schedule, 0 if there is none.
+	ScheduleFence(ctx context.Context, id string) (uint64, error)
+}
+
 // HistoryQuery returns what an agent has said, oldest first; see [History].
 type HistoryQuery func(ctx context.Context, agent string) ([]event.Raw, error)
 
@@ -66,6 +74,8 @@ type Config struct {
 	Bus    *bus.Conn
 	Agents AgentQueries
 	Runs   RunQueries
+	// Schedules, when set, are under /api/v1/schedules.
+	Schedules ScheduleQueries
 	// History, when set, is shown under /api/v1/agents/{id}/history.
 	History HistoryQuery
 

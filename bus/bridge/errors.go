@@ -21,6 +21,7 @@ var statusOf = map[event.Code]int{
 	event.CodeUnknownAgent:      http.StatusNotFound,
 	event.CodeUnknownRun:        http.StatusNotFound,
 	event.CodeUnknownDefinition: http.StatusNotFound,
+	event.CodeUnknownSchedule:   http.StatusNotFound,
 	event.CodeConflict:          http.StatusConflict,
 	event.CodeStaleAttempt:      http.StatusConflict,
 	event.CodeStaleInstance:     http.StatusConflict,

@@ -80,7 +80,7 @@ func query[T any](ctx context.Context, b *Bridge, read func(ctx context.Context)
 		return v, errors.Join(errStoreDown, err)
 	}
 	switch refusal.Code {
-	case event.CodeUnknownAgent, event.CodeUnknownRun, event.CodeUnknownDefinition, event.CodeInvalid, event.CodeUnavailable,
+	case event.CodeUnknownAgent, event.CodeUnknownRun, event.CodeUnknownDefinition, event.CodeUnknownSchedule, event.CodeInvalid, event.CodeUnavailable,
 		event.CodeStaleAttempt: // see aboutAttempt
 		return v, err
 	}

@@ -72,6 +72,10 @@ func newEvent(a Address) Event {
 		return &RunStart{RunID: a.ID}
 	case slices.Contains(workflowKinds, kind):
 		return &RunCommand{Kind: kind, RunID: a.ID}
+	case kind == KindScheduleApply:
+		return &ScheduleApply{ID: a.ID}
+	case slices.Contains(scheduleKinds, kind):
+		return &ScheduleCommand{Kind: kind, ID: a.ID}
 	case slices.Contains(agentKinds, kind):
 		return &AgentCommand{Kind: kind, AgentID: a.ID}
 	}
@@ -95,7 +99,7 @@ func decodeBody(e Event, body []byte) error {
 // bodyOptional reports whether an empty body means "no members" rather than broken JSON.
 func bodyOptional(e Event) bool {
 	switch e.(type) {
-	case *Deregister, *RunCommand, *AgentCommand:
+	case *Deregister, *RunCommand, *ScheduleCommand, *AgentCommand:
 		return true
 	}
 	return false

@@ -277,8 +277,8 @@ func TestStreamsShareTheSubjectsOut(t *testing.T) {
 			t.Errorf("%s is carried but not known: %v", filter, err)
 		}
 	}
-	if len(all) != 16 {
-		t.Errorf("%d subjects, want 6 verbs and 10 kinds", len(all))
+	if len(all) != 21 {
+		t.Errorf("%d subjects, want 6 verbs and 15 kinds", len(all))
 	}
 }
 

@@ -17,6 +17,7 @@ const (
 	CodeUnknownAgent      Code = "unknown_agent"      // no such agent is registered
 	CodeUnknownRun        Code = "unknown_run"        // no such run
 	CodeUnknownDefinition Code = "unknown_definition" // no such workflow definition
+	CodeUnknownSchedule   Code = "unknown_schedule"   // no such schedule
 	CodeConflict          Code = "conflict"           // the same id was used with another body
 	CodeStaleAttempt      Code = "stale_attempt"      // the attempt is not the current one, or it has ended
 	CodeStaleInstance     Code = "stale_instance"     // another process of the agent has taken over

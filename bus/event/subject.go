@@ -47,22 +47,30 @@ type CommandKind string
 
 // The kinds of commands.
 const (
-	KindWorkflowApply CommandKind = "workflow-apply"
-	KindRunStart      CommandKind = "run-start"
-	KindRunCancel     CommandKind = "run-cancel"
-	KindRunPause      CommandKind = "run-pause"
-	KindRunResume     CommandKind = "run-resume"
-	KindRunSignal     CommandKind = "run-signal"
-	KindRunRetry      CommandKind = "run-retry"
-	KindAgentCordon   CommandKind = "agent-cordon"
-	KindAgentUncordon CommandKind = "agent-uncordon"
-	KindAgentDrain    CommandKind = "agent-drain"
+	KindWorkflowApply   CommandKind = "workflow-apply"
+	KindRunStart        CommandKind = "run-start"
+	KindRunCancel       CommandKind = "run-cancel"
+	KindRunPause        CommandKind = "run-pause"
+	KindRunResume       CommandKind = "run-resume"
+	KindRunSignal       CommandKind = "run-signal"
+	KindRunRetry        CommandKind = "run-retry"
+	KindScheduleApply   CommandKind = "schedule-apply"
+	KindScheduleDelete  CommandKind = "schedule-delete"
+	KindSchedulePause   CommandKind = "schedule-pause"
+	KindScheduleResume  CommandKind = "schedule-resume"
+	KindScheduleTrigger CommandKind = "schedule-trigger"
+	KindAgentCordon     CommandKind = "agent-cordon"
+	KindAgentUncordon   CommandKind = "agent-uncordon"
+	KindAgentDrain      CommandKind = "agent-drain"
 )
 
-// workflowKinds and agentKinds split the commands between the streams.
+// workflowKinds, scheduleKinds and agentKinds split the commands between the streams; the first two go to StreamWork.
 var (
 	workflowKinds = []CommandKind{
 		KindWorkflowApply, KindRunStart, KindRunCancel, KindRunPause, KindRunResume, KindRunSignal, KindRunRetry,
+	}
+	scheduleKinds = []CommandKind{
+		KindScheduleApply, KindScheduleDelete, KindSchedulePause, KindScheduleResume, KindScheduleTrigger,
 	}
 	agentKinds = []CommandKind{KindAgentCordon, KindAgentUncordon, KindAgentDrain}
 )
@@ -80,7 +88,7 @@ func AgentSubjects() []string {
 // WorkSubjects lists what StreamWork carries: results of tasks, and commands about definitions and runs.
 func WorkSubjects() []string {
 	s := []string{SubjectAccepted, SubjectProgress, SubjectResult}
-	for _, k := range workflowKinds {
+	for _, k := range slices.Concat(workflowKinds, scheduleKinds) {
 		s = append(s, Root+".command."+string(k)+".*")
 	}
 	return s
