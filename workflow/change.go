@@ -138,16 +138,21 @@ func (o *indexOps) run(before, after *Run) {
 	if after.State.Final() && !before.State.Final() {
 		o.add(dueIndex, factTimer(after), after.Ended.Add(AskAgain))
 	}
+	at := 0
 	for i := range after.Tasks {
 		t := &after.Tasks[i]
-		old := before.Find(t.ID)
-		if old == nil {
-			old = &RunTask{}
+		old := &RunTask{}
+		if j := before.findFrom(at, t.ID); j >= 0 {
+			old, at = &before.Tasks[j], j+1
 		}
 		o.task(after.ID, after.Priority, old, t)
 	}
+	at = 0
 	for i := range before.Tasks {
-		if old := &before.Tasks[i]; after.Find(old.ID) == nil {
+		old := &before.Tasks[i]
+		if j := after.findFrom(at, old.ID); j >= 0 {
+			at = j + 1
+		} else {
 			o.task(after.ID, after.Priority, old, &RunTask{ID: old.ID})
 		}
 	}

@@ -1,7 +1,6 @@
 package workflow
 
 import (
-	"math"
 	"slices"
 	"time"
 
@@ -110,10 +109,17 @@ type Decision struct {
 	Refuse *event.Error // the input is refused; nothing changes
 	Slots  []SlotChange
 	Ask    string    // task whose agent is to be asked again
-	Big    event.Raw // output of the task that ended, when it is too large for the run document
-	Ended  string    // task that ended with this input
-	Moved  *RunTask  // the task that ended, when it goes into a document of its own
+	Big    *Output   // output that is too large for the run document
+	Ended  string    // task that ended with this input; of several, the one it was about
+	Moved  []RunTask // tasks that ended, when they go into documents of their own
 	Cause  string    // of the fact that tells of the change, empty for none
+}
+
+// Output is what an attempt of a task has brought; the attempt is 0 if no agent did it.
+type Output struct {
+	TaskID  string
+	Attempt int
+	Data    event.Raw
 }
 
 // Decide applies one input to a run. It is a pure function: no I/O, no clock, no randomness but what At holds. A nil run does
@@ -151,11 +157,14 @@ type decider struct {
 	run     *Run
 	changed bool
 	out     Decision
+
+	ended []ended // of a graph: what ended, and is still to be left
+	met   []int   // of a graph: places of tasks that are to begin
 }
 
 func clone(r *Run) *Run {
 	c := *r
-	c.Tasks = slices.Clone(r.Tasks)
+	c.Tasks, c.Marks = slices.Clone(r.Tasks), slices.Clone(r.Marks)
 	return &c
 }
 
@@ -170,30 +179,45 @@ func (d *decider) refuse(code event.Code, format string, args ...any) {
 
 func (d *decider) finish() Decision {
 	if d.changed {
+		if d.def.graph() {
+			d.advance()
+		}
 		d.run.Seq = max(d.run.Seq, d.at.Seq)
 		d.run.Version++
+		if d.run.State.Final() {
+			d.run.Tasks = slices.DeleteFunc(d.run.Tasks, func(t RunTask) bool { return t.State == event.TaskPending })
+		}
 		d.moveEnded()
 		d.out.Run = d.run
 	}
 	return d.out
 }
 
-// moveEnded takes a task that ended out of the run document when the definition is large, so that advancing costs what
+// moveEnded takes the tasks that ended by themselves out of the run document when the definition is large, so that advancing costs what
 // changed and not what the run holds.
 func (d *decider) moveEnded() {
-	if d.run.Total <= inlineTasks || d.out.Ended == "" {
+	if d.run.Total <= inlineTasks {
 		return
 	}
-	i := slices.IndexFunc(d.run.Tasks, func(t RunTask) bool { return t.ID == d.out.Ended })
-	moved := d.run.Tasks[i]
-	d.out.Moved = &moved
-	d.run.Tasks = slices.Delete(d.run.Tasks, i, i+1)
-	d.run.Recent = append(slices.Clone(d.run.Recent), EndedTask{
-		ID: moved.ID, Attempt: moved.Attempt, State: moved.State, Agent: moved.Agent, Token: moved.Token, Process: moved.Process,
+	d.run.Tasks = slices.DeleteFunc(d.run.Tasks, func(t RunTask) bool {
+		if !t.State.Final() || t.State == event.TaskCancelled {
+			return false
+		}
+		if place, ok := d.def.index[t.ID]; ok && d.run.Marks != nil {
+			d.run.setMark(place, markOf(t.State))
+		}
+		if t.bare() {
+			return true
+		}
+		d.out.Moved = append(d.out.Moved, t)
+		d.run.Recent = append(slices.Clone(d.run.Recent), EndedTask{
+			ID: t.ID, Attempt: t.Attempt, State: t.State, Agent: t.Agent, Token: t.Token, Process: t.Process,
+		})
+		if len(d.run.Recent) > recentTasks {
+			d.run.Recent = d.run.Recent[1:]
+		}
+		return true
 	})
-	if len(d.run.Recent) > recentTasks {
-		d.run.Recent = d.run.Recent[1:]
-	}
 }
 
 func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
@@ -225,10 +249,23 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 	case len(def.Tasks) == 0:
 		d.end(event.RunCompleted, nil)
 	default:
-		run.Total = def.pathLength()
-		d.reach(&def.Tasks[0])
+		d.first()
 	}
 	return d.finish()
+}
+
+// first reaches the tasks that a run begins with.
+func (d *decider) first() {
+	if !d.def.graph() {
+		d.run.Total = d.def.pathLength()
+		d.reach(&d.def.Tasks[0])
+		return
+	}
+	d.run.Total = len(d.def.Tasks)
+	if d.run.Total > inlineTasks {
+		d.run.Marks = make([]byte, (d.run.Total+1)/2)
+	}
+	d.met = d.def.flow.roots
 }
 
 // pathLength counts the tasks that follow from the first one.
@@ -248,11 +285,16 @@ func (d *Definition) after(t *Task) *Task {
 	return d.Find(*t.NextTaskID)
 }
 
-// reach brings a task of the definition into the run.
+// reach brings a task of the definition into the run, if it is not there yet, and begins it.
 func (d *decider) reach(t *Task) {
-	d.run.Tasks = append(d.run.Tasks, RunTask{ID: t.TaskID})
+	rt := d.run.Find(t.TaskID)
+	if rt == nil {
+		d.run.Tasks = append(d.run.Tasks, RunTask{ID: t.TaskID})
+		rt = &d.run.Tasks[len(d.run.Tasks)-1]
+	}
+	rt.Settled, rt.Taken = 0, 0
 	d.changed = true
-	d.enter(t, &d.run.Tasks[len(d.run.Tasks)-1])
+	d.enter(t, rt)
 }
 
 // enterAgent makes a task ready that an agent does.
@@ -284,6 +326,8 @@ func (d *decider) makeReady(t *RunTask) {
 func (d *decider) class(taskID string) string {
 	t := d.task(taskID)
 	switch {
+	case t.Select != nil:
+		return classOf(d.selector(t.Select))
 	case t.AgentID != "":
 		return classOf(Selector{Agent: t.AgentID})
 	case d.run.Named && len(d.def.Tasks) > 0 && t == &d.def.Tasks[0]:
@@ -292,6 +336,17 @@ func (d *decider) class(taskID string) string {
 		return classOf(Selector{Capability: t.AgentCapability})
 	}
 	return classOf(Selector{Agent: d.run.Agent, Bound: true})
+}
+
+// selector is what a task asks for, as far as that is known now: it may be the agent of another task.
+func (d *decider) selector(s *Select) Selector {
+	if s.SameAs != "" {
+		if t := d.find(s.SameAs); t != nil && t.Agent != "" {
+			return Selector{Agent: t.Agent, Bound: true}
+		}
+		return Selector{}
+	}
+	return Selector{Agent: s.AgentID, Capability: s.Capability, Version: s.Version, Labels: s.Labels, Spread: s.Spread}
 }
 
 func (d *decider) assign(in *Assign) {
@@ -350,7 +405,7 @@ func (d *decider) cancel(in *Cancel) {
 func (d *decider) end(state event.RunState, why *event.TaskError) {
 	for i := range d.run.Tasks {
 		t := &d.run.Tasks[i]
-		if t.State.Final() {
+		if t.State.Final() || t.State == event.TaskPending {
 			continue
 		}
 		if t.held() {
@@ -374,70 +429,10 @@ func (d *decider) slot(t *RunTask, kind SlotKind) *SlotChange {
 	return &d.out.Slots[len(d.out.Slots)-1]
 }
 
-// backoff is the time until the next attempt: full jitter under an exponential that is capped.
-func (d *decider) backoff(t *RunTask, e *event.TaskError) time.Duration {
-	r := d.retry(t.ID)
-	initial, cap, factor := r.InitialSeconds, r.MaxSeconds, r.Factor
-	if initial == 0 {
-		initial = 1
-	}
-	if cap == 0 {
-		cap = 60
-	}
-	if factor == 0 {
-		factor = 2
-	}
-	seconds := min(initial*math.Pow(factor, float64(t.Tries)), cap) * d.at.Random
-	wait := time.Duration(seconds * float64(time.Second))
-	return max(wait, time.Duration(min(e.RetryAfterMs, maxRetryAfter.Milliseconds()))*time.Millisecond)
-}
-
-func (d *decider) retry(taskID string) Retry {
-	if r := d.task(taskID).Retry; r != nil {
-		return *r
-	}
-	if d.def.Retry != nil {
-		return *d.def.Retry
-	}
-	return Retry{}
-}
-
-const (
-	defaultRetries = 3
-	maxRetryAfter  = time.Hour // what an agent may ask for with a failure
-)
-
-// fail ends an attempt without success: the task is tried again, or it fails and with it the run.
-func (d *decider) fail(t *RunTask, e *event.TaskError) {
-	r := d.retry(t.ID)
-	retries := defaultRetries
-	if r.Attempts != nil {
-		retries = *r.Attempts
-	}
-	t.Error = e
-	if t.Tries < retries && (e.Retryable == nil || *e.Retryable) {
-		wait := d.backoff(t, e)
-		t.Tries++
-		t.State, t.Retry = event.TaskRetrying, d.at.Now.Add(wait)
-		t.Look, t.Class = t.Retry, ""
-		d.changed = true
-		return
-	}
-	d.failFor(t, e)
-}
-
-// failFor ends a task for good, and with it the run.
-func (d *decider) failFor(t *RunTask, e *event.TaskError) {
-	t.Error = e
-	d.endTask(t, event.TaskFailed)
-	d.out.Ended = t.ID
-	d.end(event.RunFailed, e)
-}
-
 // complete ends a task with its output, and reaches what follows.
 func (d *decider) complete(t *RunTask, output event.Raw) {
 	if len(output) > inlineOutput {
-		t.Big, d.out.Big = true, output
+		t.Big, d.out.Big = true, &Output{TaskID: t.ID, Attempt: t.Attempt, Data: output}
 	} else {
 		t.Output = output
 	}
@@ -449,6 +444,10 @@ func (d *decider) complete(t *RunTask, output event.Raw) {
 		d.run.LastBig = t.Attempt
 	}
 	d.out.Ended, d.out.Cause = t.ID, "task completed"
+	if d.def.graph() {
+		d.leave(t, event.TaskCompleted, "")
+		return
+	}
 	if next := d.def.after(d.task(t.ID)); next != nil {
 		d.reach(next)
 		return

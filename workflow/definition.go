@@ -186,6 +186,7 @@ func decode(raw event.Raw) (*Definition, Problems, error) {
 	for i, t := range slices.Backward(d.Tasks) {
 		d.index[t.TaskID] = i // of a taskId that is used twice, the first counts
 	}
+	d.compile()
 	return d, problems, nil
 }
 
@@ -393,6 +394,20 @@ func (d *Definition) Find(taskID string) *Task {
 		return &d.Tasks[i]
 	}
 	return nil
+}
+
+// begins reports whether runs begin with the task.
+func (d *Definition) begins(taskID string) bool {
+	i := d.index[taskID]
+	return d.flow == nil && i == 0 || d.flow != nil && d.flow.in[i] == 0
+}
+
+// capability is what an agent must offer to do the task, empty for a named agent.
+func (t *Task) capability() string {
+	if t.Select != nil {
+		return t.Select.Capability
+	}
+	return t.AgentCapability
 }
 
 // VersionOf returns the version of a definition and the form it is kept in. The version is the first 16 hexadecimal digits of the SHA-256 of

@@ -100,7 +100,7 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 	def := c.def.Find(taskID)
 	task := event.Task{
 		RunID: c.after.ID, WorkflowID: c.after.Workflow, WorkflowVersion: c.after.DefVersion,
-		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.AgentCapability,
+		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.capability(),
 		Input: in, Token: t.Token, Instance: t.Process, Deadline: t.Lease.UTC(), PreviousError: t.Error,
 	}
 	ref, agent, once := t.ref(c.after.ID), t.Agent, t.once()
@@ -123,10 +123,11 @@ func neverSent(err error) bool {
 	return errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, bus.ErrTooManyRequests)
 }
 
-// taskInput is what a task is given: the first one the input of the run, if there is any, and each other its parameters.
+// taskInput is what a task is given: its parameters or, if it has none and the run begins with it, the input of the run. In a definition of the old
+// kind the input of the run comes first.
 func (e *Engine) taskInput(ctx context.Context, c *change, taskID string) (event.Raw, error) {
 	in := c.def.Find(taskID).Parameters
-	if first := &c.def.Tasks[0]; first.TaskID == taskID {
+	if c.def.begins(taskID) && (!c.def.graph() || len(in) == 0) {
 		runInput := c.after.Input
 		if c.after.BigInput {
 			docs, err := e.cfg.Store.Get(ctx, runInputKey(c.after.ID))

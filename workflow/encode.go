@@ -35,6 +35,8 @@ func (r *Run) encode() []byte {
 	o.OptString("last", r.LastDone)
 	o.OptInt("lastBig", int64(r.LastBig))
 	o.OptInt("story", int64(r.Story))
+	o.OptValue("marks", r.Marks != nil, r.Marks)
+	o.OptInt("waits", int64(r.Waits))
 	return o.Bytes()
 }
 
@@ -63,5 +65,7 @@ func (t *RunTask) encode(o *event.Object) {
 	o.OptTime("renewed", t.Renewed)
 	o.OptString("class", t.Class)
 	o.OptTime("look", t.Look)
+	o.OptInt("settled", int64(t.Settled))
+	o.OptInt("taken", int64(t.Taken))
 	o.End()
 }

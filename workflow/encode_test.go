@@ -47,6 +47,8 @@ func fill(t *rapid.T, v reflect.Value) {
 			f.Set(reflect.ValueOf(map[string]string{"k": "v"}))
 		case []uint64:
 			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.Uint64Range(0, 1<<53), 0, 3).Draw(t, name)))
+		case []byte:
+			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.Byte(), 0, 3).Draw(t, name)))
 		case []string:
 			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, name)))
 		case []EndedTask:

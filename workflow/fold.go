@@ -308,10 +308,10 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what I
 		docs = append(docs, document{key: runInputKey(d.Run.ID), data: in.start.Input})
 	}
 	if d.Big != nil {
-		docs = append(docs, document{key: outputKey(d.Run.ID, d.Ended, d.Run.LastBig), data: d.Big})
+		docs = append(docs, document{key: outputKey(d.Run.ID, d.Big.TaskID, d.Big.Attempt), data: d.Big.Data})
 	}
-	if d.Moved != nil {
-		docs = append(docs, document{key: runTaskKey(d.Run.ID, d.Moved.ID), data: event.MustMarshal(d.Moved)})
+	for i := range d.Moved {
+		docs = append(docs, document{key: runTaskKey(d.Run.ID, d.Moved[i].ID), data: event.MustMarshal(&d.Moved[i])})
 	}
 	return e.addDocs(ctx, c, docs)
 }

@@ -22,6 +22,7 @@ type Definition struct {
 	Concurrency       *Concurrency `json:"concurrency,omitzero"`
 
 	index map[string]int // taskId: place in Tasks
+	flow  *flow          // the graph of the tasks, nil if they are a sequence
 }
 
 // Task is one node of a definition. What it does is said by at most one of agentCapability, agentId or select (an agent does it), workflow,

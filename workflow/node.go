@@ -31,18 +31,6 @@ func (d *Definition) kind(t *Task) nodeKind {
 	return nodePass
 }
 
-// graph reports whether the definition uses the language of graphs.
-func (d *Definition) graph() bool {
-	for i := range d.Tasks {
-		n := &d.Tasks[i].Node
-		if n.Select != nil || n.DependsOn != nil || n.Join != nil || n.When != "" || n.Switch != nil || n.ForEach != nil || n.Loop != nil ||
-			n.Workflow != nil || n.Wait != nil || n.Signal != nil || n.Approval != nil || n.OnFailure != nil || n.Compensate != nil {
-			return true
-		}
-	}
-	return false
-}
-
 // enter begins a task that was reached.
 func (d *decider) enter(t *Task, rt *RunTask) {
 	switch d.def.kind(t) {

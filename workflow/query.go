@@ -262,9 +262,7 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 	if r.BigInput {
 		want(runInputKey(r.ID), func(b []byte) { s.Input = b })
 	}
-	for t, n := def.first(), 0; t != nil && n < len(def.Tasks); t, n = def.after(t), n+1 {
-		s.Tasks = append(s.Tasks, event.RunTask{TaskID: t.TaskID, Name: t.Name, State: event.TaskPending})
-	}
+	s.Tasks = r.way(def)
 	for i := range s.Tasks {
 		shown := &s.Tasks[i]
 		t := r.Find(shown.TaskID)
@@ -274,7 +272,14 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 			if t.Big {
 				want(outputKey(r.ID, t.ID, t.Attempt), func(b []byte) { shown.Output = b })
 			}
-		case r.Total > inlineTasks && i < r.Completed+1:
+		default:
+			shown.State = r.mark(i).state()
+			if r.State.Final() && shown.State == event.TaskPending {
+				shown.State = event.TaskSkipped
+			}
+			if !r.apart(def, i) {
+				continue
+			}
 			want(runTaskKey(r.ID, shown.TaskID), func(b []byte) {
 				var t RunTask
 				if event.Unmarshal(b, &t) != nil {
@@ -285,8 +290,6 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 					want(outputKey(r.ID, t.ID, t.Attempt), func(b []byte) { shown.Output = b })
 				}
 			})
-		case r.State.Final():
-			shown.State = event.TaskSkipped
 		}
 	}
 	for len(keys) > 0 {
@@ -304,6 +307,36 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 	}
 	finish(s, r)
 	return s, nil
+}
+
+// way lists the tasks that a run may reach: those of a graph in the order of the definition, else those that follow from the first.
+func (r *Run) way(def *Definition) []event.RunTask {
+	tasks := []event.RunTask{}
+	add := func(t *Task) {
+		tasks = append(tasks, event.RunTask{TaskID: t.TaskID, Name: t.Name, State: event.TaskPending})
+	}
+	if def.graph() {
+		for i := range def.Tasks {
+			add(&def.Tasks[i])
+		}
+		return tasks
+	}
+	for t, n := def.first(), 0; t != nil && n < len(def.Tasks); t, n = def.after(t), n+1 {
+		add(t)
+	}
+	return tasks
+}
+
+// apart reports whether the task at a place of the way may have ended and have a document of its own.
+func (r *Run) apart(def *Definition, place int) bool {
+	switch {
+	case r.Total <= inlineTasks:
+		return false
+	case !def.graph():
+		return place < r.Completed+1
+	}
+	m := r.mark(place)
+	return m == markCompleted || m == markFailed
 }
 
 func (d *Definition) first() *Task {

@@ -36,6 +36,8 @@ type Run struct {
 	LastDone   string            `json:"last,omitzero"`    // task that ended last: its output is the run's
 	LastBig    int               `json:"lastBig,omitzero"` // attempt whose output document that is, 0 if inline
 	Story      int               `json:"story,omitzero"`   // transitions in its timeline so far
+	Marks      []byte            `json:"marks,omitzero"`   // of a large graph: how far each task has come, half a byte each in the order of the definition
+	Waits      int               `json:"waits,omitzero"`   // of a large graph: tasks that wait for room
 }
 
 // EndedTask remembers how a task ended that is no longer in the document.
@@ -73,6 +75,8 @@ type RunTask struct {
 	Renewed  time.Time        `json:"renewed,omitzero"` // when progress last moved the lease
 	Class    string           `json:"class,omitzero"`   // selector class it waits in while it is ready
 	Look     time.Time        `json:"look,omitzero"`    // its timer: when something about it may be due, zero for never
+	Settled  int              `json:"settled,omitzero"` // while it is pending: edges towards it that were taken or never will be
+	Taken    int              `json:"taken,omitzero"`   // of them, taken
 }
 
 const (
@@ -93,6 +97,18 @@ func (r *Run) Find(taskID string) *RunTask {
 	return nil
 }
 
+// findFrom returns the place of a task in the document, -1 if it is not there. It is probably at the given place or soon behind it: two versions of
+// a run hold their common tasks in the same order.
+func (r *Run) findFrom(place int, taskID string) int {
+	n := len(r.Tasks)
+	for i := range n {
+		if at := (place + i) % n; r.Tasks[at].ID == taskID {
+			return at
+		}
+	}
+	return -1
+}
+
 // apply reports whether a command was applied before, and remembers it if not.
 func (r *Run) apply(seq uint64) (before bool) {
 	if slices.Contains(r.Commands, seq) {
@@ -111,6 +127,9 @@ func (t *RunTask) ref(run string) event.AttemptRef {
 
 // once reports whether the agent must not be asked twice: it cannot tell that it was asked for the same attempt before.
 func (t *RunTask) once() bool { return t.Delivery == event.DeliveryAgentKit }
+
+// bare reports whether nothing is to be remembered of the task but how it ended.
+func (t *RunTask) bare() bool { return t.Attempt == 0 && t.Output == nil && !t.Big && t.Error == nil }
 
 // held reports whether an agent has, or is being asked to take, the last attempt.
 func (t *RunTask) held() bool { return t.State == event.TaskAssigned || t.State == event.TaskRunning }

@@ -201,11 +201,12 @@ func (w *world) take(in Input, d Decision) {
 	if w.run != nil && d.Run.Completed > w.run.Completed {
 		w.ended = append(w.ended, d.Ended)
 	}
-	if d.Moved != nil {
-		if w.moved[d.Moved.ID] != nil {
-			w.t.Fatalf("task %s was moved out twice", d.Moved.ID)
+	for i := range d.Moved {
+		t := &d.Moved[i]
+		if w.moved[t.ID] != nil {
+			w.t.Fatalf("task %s was moved out twice", t.ID)
 		}
-		w.moved[d.Moved.ID] = d.Moved
+		w.moved[t.ID] = t
 	}
 	w.run = d.Run
 	image := event.MustMarshal(d.Run)
