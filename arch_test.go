@@ -36,7 +36,9 @@ var mayImport = map[string][]string{
 	"storage/storagetest": {"storage"},
 
 	"lifecycle": {"bus", "bus/event", "storage"},
-	"workflow":  {"bus", "bus/event", "storage", "lifecycle"},
+	"workflow":  {"bus", "bus/event", "storage", "lifecycle", "workflow/expr"},
+
+	"workflow/expr": {"bus/event"},
 
 	"bus/bridge":     {"bus", "bus/event", "storage"},
 	"loadgen":        {"bus/agent", "bus/event"},
