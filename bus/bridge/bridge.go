@@ -123,6 +123,7 @@ type Bridge struct {
 	timeouts timeouts
 	requests requestLog
 	refusals refusalLines
+	paces    paces
 
 	inFlight  chan struct{} // one token per request being served
 	bigBodies chan struct{} // one more for each with a big body

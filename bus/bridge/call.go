@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
@@ -119,9 +120,12 @@ func (c *command) message(ctx context.Context) (*nats.Msg, error) {
 	return msg, nil
 }
 
-// toAgent is a level event of an agent.
+// toAgent is an event of an agent, unless the agent has had too many already.
 func (b *Bridge) toAgent(v event.Verb, id string, body any) (command, error) {
 	token, err := event.Token(id)
+	if err == nil {
+		err = b.paces.admit(id, time.Now())
+	}
 	if err != nil {
 		return command{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -54,6 +55,8 @@ type Problem struct {
 	Detail    string          `json:"detail,omitzero" doc:"The reason, for people"`
 	Errors    []ProblemDetail `json:"errors,omitzero" doc:"The mistakes, where there may be several"`
 	RequestID string          `json:"requestId,omitzero" doc:"The X-Request-Id to ask the log for"`
+
+	Wait time.Duration `json:"-"` // what a client shall wait before it tries again; 0: retryAfter
 }
 
 // ProblemDetail is one mistake in a request.
@@ -73,8 +76,8 @@ func (p *Problem) ContentType(string) string { return "application/problem+json"
 
 // GetHeaders returns what goes along with the status.
 func (p *Problem) GetHeaders() http.Header {
-	if p.Status == http.StatusServiceUnavailable {
-		return http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
+	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
+		return http.Header{"Retry-After": {seconds(p.Wait)}}
 	}
 	return nil
 }

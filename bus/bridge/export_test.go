@@ -16,3 +16,10 @@ func (b *Bridge) Server() *http.Server { return b.server(new(atomic.Int64)) }
 func (b *Bridge) SetTimeouts(header, body, idle time.Duration) {
 	b.timeouts = timeouts{header, body, idle}
 }
+
+// Exhaust lets an agent have written as much as it may for some time.
+func (b *Bridge) Exhaust(agent string) {
+	for range 10 {
+		b.paces.of(agent).ReserveN(time.Now(), agentBurst)
+	}
+}

@@ -32,6 +32,7 @@ type bundle struct {
 	agents *lifecycle.Queries
 	runs   *workflow.Queries
 	config bridge.Config
+	served *bridge.Bridge
 	url    string
 	client *http.Client
 
@@ -59,7 +60,7 @@ func setupOn(t *testing.T, conn *bus.Conn, change func(*bridge.Config)) *bundle 
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.stopDelivery = runDelivery(t, br)
+	b.served, b.stopDelivery = br, runDelivery(t, br)
 	server := httptest.NewServer(br.Handler())
 	t.Cleanup(server.Close)
 	b.url, b.client = server.URL, server.Client()
