@@ -52,6 +52,8 @@
 //	state, no process named      later                    early      early      speaks     speaks     early
 //	cordon                       later                    cordoned   cordoned   cordoned   cordoned   cordoned
 //	cordon                       earlier                  cordoned   cordoned   cordoned   cordoned   cordoned
+//	drain                        later                    drained    drained    drained    drained    drained
+//	uncordon                     later                    kept       kept       kept       kept       kept
 //	any                          low, but by newer time   early      ?          ?          ?          ?
 //
 // # What a word does to a gate
@@ -78,17 +80,20 @@
 // Columns are the rule that refuses a task to an agent with one slot; cells are the rule afterwards, "-" is the same one. The slot in
 // use is the attempt that the acts are about, and the back-off is the first, of a second.
 //
-//	act                     free           unregistered   cordoned   suspect   lost   no_responder   backoff        state          slots
-//	a sign of life          -              -              -          -         -      free           -              -              -
-//	a message behind that   -              -              -          free      free   -              -              -              -
-//	a heartbeat             -              -              -          free      free   -              -              -              -
-//	Take                    slots          -              -          -         -      -              -              -              -
-//	Release                 -              -              -          -         -      -              -              -              free
-//	Drain                   -              -              -          -         -      -              -              -              -
-//	Rejected                backoff        -              -          -         -      -              -              backoff        backoff
-//	Unheard                 no_responder   -              -          -         -      -              no_responder   no_responder   no_responder
-//	Answered                -              -              -          -         -      free           free           -              -
-//	a second passes         -              -              -          -         -      free           free           -              -
+//	act                          free           unregistered   cordoned   suspect   lost   draining   no_responder   backoff        state          slots          breaker
+//	a sign of life               -              -              -          -         -      -          free           -              -              -              -
+//	a message behind that        -              -              -          free      free   -          -              -              -              -              -
+//	a heartbeat                  -              -              -          free      free   -          -              -              -              -              -
+//	Take                         slots          -              -          -         -      -          -              -              -              -              slots
+//	Release                      -              -              -          -         -      -          -              -              -              free           -
+//	Drain                        -              -              -          -         -      -          -              -              -              -              -
+//	Rejected                     backoff        -              -          -         -      -          -              -              -              backoff        backoff
+//	Unheard                      no_responder   -              -          -         -      -          -              no_responder   no_responder   no_responder   no_responder
+//	Answered                     -              -              -          -         -      -          free           free           -              -              -
+//	Failed, for the fifth time   breaker        -              -          -         -      -          -              -              -              -              -
+//	Worked                       -              -              -          -         -      -          -              -              -              -              -
+//	a second passes              -              -              -          -         -      -          free           free           -              -              -
+//	ten seconds pass             -              -              -          -         -      -          free           free           -              -              free
 //
 // # What the judge says of an agent
 //

@@ -16,6 +16,8 @@ func (g *Gate) Encode() []byte {
 	o.OptValue("labels", g.Labels != nil, g.Labels)
 	o.OptString("delivery", string(g.Delivery))
 	o.OptBool("cordoned", g.Cordoned)
+	o.OptBool("drain", g.Drained)
+	o.OptTime("drainBy", g.DrainBy)
 	o.OptBool("open", g.Open)
 	o.OptString("word", g.Word)
 	o.OptTime("working", g.Working)
@@ -31,6 +33,8 @@ func (g *Gate) Encode() []byte {
 	o.OptInt("beatMs", g.Beat)
 	o.OptString("live", string(g.Live))
 	o.OptInt("liveSeq", int64(g.LiveSeq))
+	o.OptInt("able", g.Able)
+	o.OptValue("breaker", g.Breaker != nil, g.Breaker)
 	return o.Bytes()
 }
 
@@ -43,6 +47,7 @@ func (h *Held) encode(o *event.Object) {
 	o.OptString("instance", h.Instance)
 	o.OptTime("drain", h.Drain)
 	o.OptString("delivery", string(h.Delivery))
+	o.OptBool("probe", h.Probe)
 	if h.Trace != nil {
 		o.Object("trace", func() { h.Trace.encode(o) })
 	}

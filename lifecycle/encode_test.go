@@ -17,17 +17,18 @@ func TestEncodeIsMarshal(t *testing.T) {
 	ref := event.AttemptRef{RunID: "r", TaskID: "t", Attempt: 3, Token: "x"}
 	fullGate := &Gate{
 		Agent: "a", Registered: true, Instance: "i", Slots: 2, Caps: []string{"c", ""}, Version: "1", Labels: map[string]string{"k": "v"},
-		Delivery: event.DeliveryHTTP, Cordoned: true, Open: true, Word: "idle", Silent: true, Until: at, Misses: 3,
+		Delivery: event.DeliveryHTTP, Cordoned: true, Drained: true, DrainBy: at, Open: true, Word: "idle", Silent: true, Until: at, Misses: 3,
 		Held: []Held{
-			{AttemptRef: ref, Instance: "i", Drain: at, Delivery: event.DeliveryAgentKit, Trace: &Trace{
+			{AttemptRef: ref, Instance: "i", Drain: at, Delivery: event.DeliveryAgentKit, Probe: true, Trace: &Trace{
 				Base: 4, Active: 5, Rest: Word{Seq: 6, At: at, State: "idle"}, Error: Word{Seq: 7, At: at, State: "ERROR"},
 			}}, {Trace: &Trace{}}, {},
 		}, Released: at, Used: 12, Listed: true, Beat: 1500, Live: event.LivenessLost, LiveSeq: 9,
+		Able: 5, Breaker: &Breaker{Last: "ox", Opens: 2, Until: at},
 	}
 	fullRecord := &Record{
 		Version: 3, Era: 1, EraAt: at, Top: mark, Reg: &Registration{Mark: mark, Event: register}, Firsts: []Mark{mark, {}},
 		Instance: InstanceMark{ID: "i", Mark: mark}, Dereg: mark, Reports: []Report{report, {}},
-		Cordon: CordonMark{On: true, Reason: "r", Mark: mark},
+		Cordon: CordonMark{On: true, Drain: true, By: at, Reason: "r", Mark: mark},
 	}
 	fullEntry := &HistoryEntry{
 		Seq: 1, At: at, Event: "state", State: "idle", Timestamp: "t", Details: event.Raw(`null`), Instance: "i", Reason: "r",

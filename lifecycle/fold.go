@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -63,8 +64,14 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 	f.revive()
 	f.gateChanged = !b.gate.same(&f.before)
 	ended, _ := EndOps(&f.before, b.gate, now)
-	f.woken = len(ended) > 0 || f.gateChanged && b.gate.Free(now) && (!f.before.Free(now) || !slices.Equal(f.before.Caps, b.gate.Caps))
+	f.woken = len(ended) > 0 || f.gateChanged && widened(&f.before, b.gate, now)
 	return f, nil
+}
+
+// widened reports whether an agent may be given tasks that it could not be given before.
+func widened(before, after *Gate, now time.Time) bool {
+	return after.Takes(now) && (!before.Takes(now) || after.Free(now) && (!before.Free(now) || !slices.Equal(before.Caps, after.Caps) ||
+		before.Version != after.Version || !maps.Equal(before.Labels, after.Labels)))
 }
 
 // gateStale reports whether a sign of life must be noted although the record did not change.
@@ -140,9 +147,6 @@ func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 		if !r.Registered() {
 			return event.Refused(event.Errorf(event.CodeUnknownAgent, "agent %q is not registered", f.b.id))
 		}
-		if e.Kind == event.KindAgentDrain {
-			return event.Refused(event.Errorf(event.CodeNotAllowedNow, "drain is not available; cordon the agent instead"))
-		}
 	}
 	return &event.Outcome{OK: true, Version: r.Version, Seq: it.mark.Seq, Epoch: r.Instance.ID}
 }
@@ -164,6 +168,13 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		add, remove := EndOps(&f.before, b.gate, now)
 		t.IndexAdd, t.IndexRemove = append(t.IndexAdd, add...), append(t.IndexRemove, remove...)
 		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: b.gate.Encode()})
+	}
+	switch by := b.gate.DrainBy; {
+	case by.Equal(f.before.DrainBy):
+	case by.IsZero():
+		t.IndexRemove = append(t.IndexRemove, storage.IndexOp{Index: HandBack, Member: DrainMember(b.id)})
+	default:
+		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: DrainMember(b.id), Score: storage.Score(by.UnixMicro())})
 	}
 	if f.handBack {
 		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: HandBackMember(b.id), Score: storage.Score(now.UnixMicro())})

@@ -22,6 +22,8 @@ type Gate struct {
 	Labels     map[string]string `json:"labels,omitzero"`
 	Delivery   event.Delivery    `json:"delivery,omitzero"`
 	Cordoned   bool              `json:"cordoned,omitzero"`
+	Drained    bool              `json:"drain,omitzero"`    // it gets only tasks of runs that are bound to it
+	DrainBy    time.Time         `json:"drainBy,omitzero"`  // wall clock: then what it holds is handed back; zero for never
 	Open       bool              `json:"open,omitzero"`     // what the agent last said lets it take a task
 	Word       string            `json:"word,omitzero"`     // what it last said
 	Working    time.Time         `json:"working,omitzero"`  // stream timestamp of Word, if it says that the agent works and what we hold on it explains that
@@ -35,6 +37,8 @@ type Gate struct {
 	Beat       int64             `json:"beatMs,omitzero"`   // time between heartbeats, as registered; 0: unwatched until the first one
 	Live       event.Liveness    `json:"live,omitzero"`     // what the judge last said of it; empty: nothing since it registered
 	LiveSeq    uint64            `json:"liveSeq,omitzero"`  // the agent's last message of StreamAgent that the judge had regarded then
+	Able       int64             `json:"able,omitzero"`     // it stands in the able indexes, with this score less one
+	Breaker    *Breaker          `json:"breaker,omitzero"`  // nil: its last outcomes are good
 }
 
 // Held is one slot in use.
@@ -43,14 +47,26 @@ type Held struct {
 	Instance string         `json:"instance,omitzero"` // process the attempt was given to
 	Drain    time.Time      `json:"drain,omitzero"`    // the attempt is over for its run; the slot is freed when the cancel is confirmed, or then
 	Delivery event.Delivery `json:"delivery,omitzero"` // how the attempt was given, empty for NATS
+	Probe    bool           `json:"probe,omitzero"`    // given while the breaker was not closed: it decides whether that closes
 	Trace    *Trace         `json:"trace,omitzero"`    // of an agent that knows no result event
 }
 
-// Free reports whether the agent may be given one more task now.
-func (g *Gate) Free(now time.Time) bool { return g.Registered && g.refusal(now) == "" }
+// Free reports whether the agent may be given one more task now, of any run.
+func (g *Gate) Free(now time.Time) bool { return g.refusal(&Want{}, now) == "" }
+
+// Takes reports whether the agent may be given one more task now, if only of a run that is bound to it.
+func (g *Gate) Takes(now time.Time) bool { return g.refusal(&Want{Bound: true}, now) == "" }
 
 // refusal names the first rule that keeps the gate from taking a task now, or is empty.
-func (g *Gate) refusal(now time.Time) string {
+func (g *Gate) refusal(w *Want, now time.Time) string {
+	if rule := g.lasting(w, now); rule != "" {
+		return rule
+	}
+	return g.passing(w, now)
+}
+
+// lasting names the first rule that keeps tasks away until somebody says something, or is empty.
+func (g *Gate) lasting(w *Want, now time.Time) string {
 	switch {
 	case !g.Registered:
 		return RuleUnregistered
@@ -60,16 +76,32 @@ func (g *Gate) refusal(now time.Time) string {
 		return RuleSuspect
 	case g.Live == event.LivenessLost:
 		return RuleLost
+	case g.Drained && (!w.Bound || g.DrainOver(now)):
+		return RuleDraining
 	case g.Silent && now.Before(g.Until):
 		return RuleSilent
-	case now.Before(g.Until):
-		return RuleBackoff
 	case !g.Open:
 		return RuleState
-	case len(g.Held) >= g.Slots:
-		return RuleSlots
 	}
 	return ""
+}
+
+// passing names the first rule that keeps a task away for a time, or is empty.
+func (g *Gate) passing(w *Want, now time.Time) string {
+	switch {
+	case now.Before(g.Until):
+		return RuleBackoff
+	case len(g.Held) >= g.Slots:
+		return RuleSlots
+	case g.breaks(now) && !w.Probe, w.Probe && g.probed():
+		return RuleBreaker
+	}
+	return ""
+}
+
+// DrainOver reports whether the time to drain is over: what the agent still holds is taken away.
+func (g *Gate) DrainOver(now time.Time) bool {
+	return g.Drained && !g.DrainBy.IsZero() && !now.Before(g.DrainBy)
 }
 
 // Rest, working and all other words an agent can say of itself.
@@ -94,7 +126,7 @@ func isWorking(word string) bool {
 func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 	before := *g
 	g.Registered = r.Registered()
-	g.Cordoned = r.Cordon.On
+	g.Cordoned, g.Drained, g.DrainBy = r.Cordon.On && !r.Cordon.Drain, r.Cordon.Drain, r.Cordon.By
 	if r.Reg != nil {
 		e := &r.Reg.Event
 		g.Slots = max(e.Slots, event.DefaultSlots)
@@ -138,7 +170,8 @@ func (g *Gate) hear(p *Report) {
 
 func (g *Gate) same(o *Gate) bool {
 	return g.Registered == o.Registered && g.Instance == o.Instance && g.Slots == o.Slots && g.Version == o.Version &&
-		g.Beat == o.Beat && g.Live == o.Live && g.Delivery == o.Delivery && g.Cordoned == o.Cordoned && g.Open == o.Open && g.Silent == o.Silent &&
+		g.Beat == o.Beat && g.Live == o.Live && g.Delivery == o.Delivery && g.Open == o.Open && g.Silent == o.Silent &&
+		g.Cordoned == o.Cordoned && g.Drained == o.Drained && g.DrainBy.Equal(o.DrainBy) &&
 		(g.Open || g.Word == o.Word) && g.Working.Equal(o.Working) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels) &&
 		slices.EqualFunc(g.Held, o.Held, func(a, b Held) bool { return a.Trace.same(b.Trace) })
 }
@@ -155,7 +188,9 @@ func (g *Gate) Via() event.Delivery {
 func (g *Gate) Take(ref event.AttemptRef, instance string, now time.Time) {
 	if g.find(ref) < 0 {
 		ref.Token = "" // the number is enough to know the attempt by
-		g.Held = append(slices.Clone(g.Held), Held{AttemptRef: ref, Instance: instance, Delivery: g.Via()})
+		g.Held = append(slices.Clone(g.Held), Held{
+			AttemptRef: ref, Instance: instance, Delivery: g.Via(), Probe: g.Breaker.State(now) != BreakerClosed,
+		})
 		g.Used = now.UnixMicro()
 	}
 }
@@ -249,31 +284,72 @@ func (g *Gate) Answered() {
 	g.Silent, g.Misses, g.Until = false, 0, time.Time{}
 }
 
+// Wakes returns when time alone may let the agent take a task next, zero if time does nothing for it.
+func (g *Gate) Wakes(now time.Time) time.Time {
+	at := g.Until
+	if b := g.Breaker; b != nil && b.Until.After(now) && (!at.After(now) || b.Until.Before(at)) {
+		at = b.Until
+	}
+	if !at.After(now) {
+		return time.Time{}
+	}
+	return at
+}
+
 // FreeIndex names the index of agents with a capability that are free, least recently used first.
 func FreeIndex(capability string) storage.Index { return storage.Index("free/" + capability) }
 
-// FreeOps returns what must happen to the free indexes in the Txn that turns one gate into another, and notes in after that it is listed
-// there. It must be called before the gate is encoded.
-func FreeOps(before, after *Gate, now time.Time) (add, remove []storage.IndexOp) {
-	after.Listed = after.Free(now)
-	moved := before.Used != after.Used || !slices.Equal(before.Caps, after.Caps)
-	if before.Listed == after.Listed && !(after.Listed && moved) {
-		return nil, nil
+// AbleIndex names the index of agents with a capability that take tasks at other times if not now: nothing but a back-off, their slots or their
+// breaker is in the way. The score is 0, or when an open breaker lets a task through again: it is not 0 in front only if all candidates have failed.
+func AbleIndex(capability string) storage.Index { return storage.Index("able/" + capability) }
+
+// able is the value of Able that the rest of the gate gives.
+func (g *Gate) able(now time.Time) int64 {
+	switch {
+	case g.lasting(&Want{}, now) != "":
+		return 0
+	case g.Breaker.State(now) == BreakerOpen:
+		return g.Breaker.Until.UnixMicro() + 1
 	}
-	listed := make(map[string]bool, len(after.Caps))
-	if after.Listed {
-		for _, c := range after.Caps {
-			if c != "" && !listed[c] {
-				listed[c] = true
-				add = append(add, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent, Score: storage.Score(after.Used)})
+	return 1
+}
+
+// FreeOps returns what must happen to the indexes of free and able agents in the Txn that turns one gate into another, and notes in after where it is
+// listed. It must be called before the gate is encoded.
+func FreeOps(before, after *Gate, now time.Time) (add, remove []storage.IndexOp) {
+	after.Listed, after.Able = after.Free(now), after.able(now)
+	recaps := !slices.Equal(before.Caps, after.Caps)
+	if before.Listed != after.Listed || after.Listed && (recaps || before.Used != after.Used) {
+		add, remove = listOps(add, remove, FreeIndex, listing{before, before.Listed}, listing{after, after.Listed}, storage.Score(after.Used))
+	}
+	if before.Able != after.Able || after.Able > 0 && recaps {
+		add, remove = listOps(add, remove, AbleIndex, listing{before, before.Able > 0}, listing{after, after.Able > 0}, storage.Score(after.Able-1))
+	}
+	return add, remove
+}
+
+// listing says whether a gate stands in the indexes of its capabilities.
+type listing struct {
+	gate   *Gate
+	listed bool
+}
+
+// listOps moves an agent from the indexes of its capabilities before to those after.
+func listOps(add, remove []storage.IndexOp, index func(string) storage.Index, before, after listing, score storage.Score) (_, _ []storage.IndexOp) {
+	done := make(map[string]bool, len(after.gate.Caps))
+	if after.listed {
+		for _, c := range after.gate.Caps {
+			if c != "" && !done[c] {
+				done[c] = true
+				add = append(add, storage.IndexOp{Index: index(c), Member: after.gate.Agent, Score: score})
 			}
 		}
 	}
-	if before.Listed {
-		for _, c := range before.Caps {
-			if c != "" && !listed[c] {
-				listed[c] = true
-				remove = append(remove, storage.IndexOp{Index: FreeIndex(c), Member: after.Agent})
+	if before.listed {
+		for _, c := range before.gate.Caps {
+			if c != "" && !done[c] {
+				done[c] = true
+				remove = append(remove, storage.IndexOp{Index: index(c), Member: after.gate.Agent})
 			}
 		}
 	}

@@ -279,6 +279,7 @@ func (h *history) act(t *rapid.T) (changed bool) {
 	ref := attempt(rapid.IntRange(max(1, h.tries-3), h.tries+1).Draw(t, "attempt"))
 	switch what := rapid.SampledFrom([]string{
 		"register", "deregister", "say", "say", "say", "cordon", "take", "take", "take", "watch", "release", "drain", "reject", "unheard", "answered",
+		"failed", "failed", "worked",
 	}).Draw(t, "act"); what {
 	case "register":
 		e := registered(rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "instance"))
@@ -294,10 +295,11 @@ func (h *history) act(t *rapid.T) (changed bool) {
 		followed, _ := h.gate.Follow(h.record, true)
 		return witnessed || followed
 	case "cordon":
-		kind := rapid.SampledFrom([]event.CommandKind{event.KindAgentCordon, event.KindAgentUncordon}).Draw(t, "kind")
-		h.record.Apply(command(kind), place)
+		kind := rapid.SampledFrom([]event.CommandKind{event.KindAgentCordon, event.KindAgentUncordon, event.KindAgentDrain}).Draw(t, "kind")
+		h.record.Apply(&event.AgentCommand{Kind: kind, DeadlineSeconds: rapid.SampledFrom([]float64{0, 1, 90}).Draw(t, "deadline")}, place)
 	case "take":
-		if lifecycle.Match(h.gate, lifecycle.Want{Agent: "a"}, h.now) != nil {
+		want := lifecycle.Want{Agent: "a", Bound: rapid.Bool().Draw(t, "bound"), Probe: rapid.Bool().Draw(t, "probe")}
+		if lifecycle.Match(h.gate, want, h.now) != nil {
 			return false
 		}
 		h.tries++
@@ -318,6 +320,12 @@ func (h *history) act(t *rapid.T) (changed bool) {
 	case "unheard":
 		h.gate.Unheard(h.now)
 		return true
+	case "failed":
+		h.gate.Failed(ref, h.now)
+		return true
+	case "worked":
+		h.gate.Worked(ref)
+		return true
 	case "answered":
 		h.gate.Answered()
 		return true
@@ -334,12 +342,18 @@ func TestNeverMoreTasksThanSlots(t *testing.T) {
 			if h.taken && len(h.gate.Held) > h.gate.Slots {
 				t.Fatalf("holds %d attempts in %d slots", len(h.gate.Held), h.gate.Slots)
 			}
+			if probes := slices.IndexFunc(h.gate.Held, isProbe); probes >= 0 && slices.ContainsFunc(h.gate.Held[probes+1:], isProbe) {
+				t.Fatalf("holds two probes: %+v", h.gate)
+			}
 			if h.gate.Free(h.now) != (lifecycle.Match(h.gate, lifecycle.Want{Agent: "a"}, h.now) == nil) {
 				t.Fatalf("Free and Match disagree about %+v", h.gate)
 			}
 		}
 	})
 }
+
+// isProbe reports whether a slot holds a probe that is not over.
+func isProbe(h lifecycle.Held) bool { return h.Probe && h.Drain.IsZero() }
 
 // indexes is what a store keeps of the free indexes.
 type indexes map[storage.Index]map[string]storage.Score
@@ -369,8 +383,19 @@ func freeIndexes(g *lifecycle.Gate, now time.Time) indexes {
 		if c != "" && g.Free(now) {
 			want[lifecycle.FreeIndex(c)] = map[string]storage.Score{g.Agent: storage.Score(g.Used)}
 		}
+		if until, able := ableFrom(g, now); c != "" && able {
+			want[lifecycle.AbleIndex(c)] = map[string]storage.Score{g.Agent: until}
+		}
 	}
 	return want
+}
+
+// ableFrom says, in the plainest way, whether an agent is a candidate, and when its breaker lets a task through.
+func ableFrom(g *lifecycle.Gate, now time.Time) (until storage.Score, able bool) {
+	if b := g.Breaker; b != nil && b.Opens > 0 && now.Before(b.Until) {
+		until = storage.Score(b.Until.UnixMicro())
+	}
+	return until, g.Registered && g.Open && !g.Cordoned && !g.Drained && (!g.Silent || !now.Before(g.Until))
 }
 
 func TestTheFreeIndexesFollowTheGate(t *testing.T) {
@@ -515,6 +540,15 @@ func TestRefusalsAreSaidInWords(t *testing.T) {
 		{lifecycle.RuleBackoff, "it refused its last task; it is asked again in 1.5s", named, func(g *lifecycle.Gate) { g.Rejected(epoch, 1500*time.Millisecond) }},
 		{lifecycle.RuleState, `its state is "busy"`, named, func(g *lifecycle.Gate) { g.Open, g.Word = false, "busy" }},
 		{lifecycle.RuleState, "it has not reported a state yet", named, func(g *lifecycle.Gate) { g.Open, g.Word = false, "" }},
+		{lifecycle.RuleDraining, "it is drained: it takes no new work", named, func(g *lifecycle.Gate) { g.Drained = true }},
+		{
+			lifecycle.RuleDraining, "it is drained: it takes no new work, and what it holds is handed back at 2026-01-02T03:05:05Z", named,
+			func(g *lifecycle.Gate) { g.Drained, g.DrainBy = true, time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC) },
+		},
+		{
+			lifecycle.RuleBreaker, "it has failed 5 of its last 5 tasks; it is tried again in 10s", named,
+			func(g *lifecycle.Gate) { fail(g, 5) },
+		},
 		{lifecycle.RuleSlots, "1 of its 1 slots are in use", named, func(g *lifecycle.Gate) { g.Take(attempt(1), "", epoch) }},
 	} {
 		g := freeGate(1)
@@ -589,5 +623,40 @@ func TestAPickyTaskGoesOnlyToAnAgentThatIsAllItAsksFor(t *testing.T) {
 		if refusal := lifecycle.Match(g, lifecycle.Want{Agent: "a", Version: want.Version, Labels: want.Labels}, epoch); refusal != nil {
 			t.Errorf("version %s, labels %v: the named agent is refused: %v", c.version, c.labels, refusal)
 		}
+	}
+}
+
+func TestADrainedAgentGoesOnWithTheRunsItIsBoundTo(t *testing.T) {
+	bound := lifecycle.Want{Agent: "a", Bound: true}
+	for _, c := range []struct {
+		name   string
+		want   lifecycle.Want
+		by     time.Time
+		at     time.Duration
+		refuse string
+	}{
+		{"new work", lifecycle.Want{Capability: "x"}, time.Time{}, 0, lifecycle.RuleDraining},
+		{"new work for it by name", lifecycle.Want{Agent: "a"}, time.Time{}, 0, lifecycle.RuleDraining},
+		{"a run that is bound to it", bound, time.Time{}, time.Hour, ""},
+		{"a run that is bound to it, before the deadline", bound, epoch.Add(time.Minute), time.Minute - 1, ""},
+		{"a run that is bound to it, at the deadline", bound, epoch.Add(time.Minute), time.Minute, lifecycle.RuleDraining},
+	} {
+		g := freeGate(1)
+		g.Caps, g.Drained, g.DrainBy = []string{"x"}, true, c.by
+		rule := ""
+		if refusal := lifecycle.Match(g, c.want, epoch.Add(c.at)); refusal != nil {
+			rule = refusal.Rule
+		}
+		if rule != c.refuse {
+			t.Errorf("%s: rule %q, want %q", c.name, rule, c.refuse)
+		}
+		if now := epoch.Add(c.at); g.Free(now) || c.want.Bound && g.Takes(now) != (rule == "") {
+			t.Errorf("%s: free %t, takes %t", c.name, g.Free(now), g.Takes(now))
+		}
+	}
+	g := freeGate(1)
+	g.Cordoned = true
+	if lifecycle.Match(g, bound, epoch) == nil {
+		t.Error("a cordoned agent is given a task of a run that is bound to it")
 	}
 }

@@ -21,6 +21,9 @@ const (
 // HandBackMember is the timer member that tells workflow to take back what an agent's earlier process held.
 func HandBackMember(agent string) string { return "g|" + event.MustToken(agent) }
 
+// DrainMember is the timer member that tells workflow to take back what an agent still holds when its time to drain is over.
+func DrainMember(agent string) string { return "x|" + event.MustToken(agent) }
+
 func positionKey(stream string) storage.Key { return storage.Key("position/" + stream) }
 
 // epochKey names the document that counts healed regressions.

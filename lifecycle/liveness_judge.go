@@ -289,7 +289,7 @@ func (j *Judge) judge(ctx context.Context, clear, since tick) error {
 		case err == nil:
 			j.roster.learn(c.token, c.gate, j.clock())
 			j.cfg.Log.Info("agent is "+string(c.gate.Liveness()), "agent", c.gate.Agent, "was", c.pulse.Said, "held", len(c.gate.Held))
-			if c.gate.Free(now) {
+			if c.gate.Takes(now) {
 				free = append(free, c.gate.Agent)
 			}
 		case errors.Is(err, storage.ErrInvalid):

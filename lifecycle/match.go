@@ -16,6 +16,7 @@ import (
 type Want struct {
 	Agent      string
 	Bound      bool // its run has worked on Agent before: it goes on there even while the agent is drained
+	Probe      bool // nobody else could take it: an open breaker does not refuse it
 	Capability string
 	Version    VersionRange
 	Labels     map[string]string // each must be the agent's
@@ -67,17 +68,19 @@ const (
 	RuleCordoned     = "cordoned"
 	RuleSuspect      = "suspect"
 	RuleLost         = "lost"
+	RuleDraining     = "draining"
 	RuleSilent       = "no_responder"
 	RuleBackoff      = "backoff"
 	RuleState        = "state"
 	RuleSlots        = "slots"
+	RuleBreaker      = "breaker"
 )
 
 // Match returns nil when the agent behind the gate may be given the task now, and otherwise the first rule that refuses it.
 func Match(g *Gate, w Want, now time.Time) *event.Refusal {
 	rule := unfit(g, &w)
 	if rule == "" {
-		rule = g.refusal(now)
+		rule = g.refusal(&w, now)
 	}
 	if rule == "" {
 		return nil
@@ -138,6 +141,11 @@ func refusalText(g *Gate, w Want, rule string, now time.Time) string {
 		return "it has missed two heartbeats; it is free again with the next one"
 	case RuleLost:
 		return "it is lost: it has missed three heartbeats, and its tasks were handed back; it is free again with the next one"
+	case RuleDraining:
+		if g.DrainBy.IsZero() {
+			return "it is drained: it takes no new work"
+		}
+		return "it is drained: it takes no new work, and what it holds is handed back at " + g.DrainBy.UTC().Format(time.RFC3339)
 	case RuleSilent:
 		return "nobody answered on its subject; it is asked again at its next sign of life or in " + wait(g, now)
 	case RuleBackoff:
@@ -149,8 +157,18 @@ func refusalText(g *Gate, w Want, rule string, now time.Time) string {
 		return fmt.Sprintf("its state is %q", g.Word)
 	case RuleSlots:
 		return fmt.Sprintf("%d of its %d slots are in use", len(g.Held), g.Slots)
+	case RuleBreaker:
+		return breakerText(g, now)
 	}
 	return rule
+}
+
+func breakerText(g *Gate, now time.Time) string {
+	failed := fmt.Sprintf("it has failed %d of its last %d tasks", g.Breaker.failures(), len(g.Breaker.Last))
+	if left := g.Breaker.Until.Sub(now); left > 0 {
+		return failed + "; it is tried again in " + left.Round(100*time.Millisecond).String()
+	}
+	return failed + "; it is being tried with one task"
 }
 
 func wait(g *Gate, now time.Time) string {

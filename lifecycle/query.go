@@ -144,6 +144,10 @@ func show(id string, r *Record, g *Gate, now time.Time) event.Agent {
 			a.Details = event.Raw(`null`)
 		}
 	}
+	a.Draining, a.DrainBy, a.CordonReason = r.Cordon.Drain, r.Cordon.By, r.Cordon.Reason
+	if state := g.Breaker.State(now); state != BreakerClosed {
+		a.Breaker = state
+	}
 	for _, h := range g.Held {
 		a.Held = append(a.Held, h.AttemptRef)
 	}

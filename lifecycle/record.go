@@ -71,11 +71,13 @@ type Report struct {
 	Details   event.Raw `json:"details,omitzero"`
 }
 
-// CordonMark is the newest cordon or uncordon command.
+// CordonMark is the newest cordon, drain or uncordon command.
 type CordonMark struct {
-	On     bool   `json:"on,omitzero"`
-	Reason string `json:"reason,omitzero"`
-	Mark   Mark   `json:"mark,omitzero"`
+	On     bool      `json:"on,omitzero"`
+	Drain  bool      `json:"drain,omitzero"` // On, but runs that are bound to the agent go on
+	By     time.Time `json:"by,omitzero"`    // of a drain: when what is held is handed back, by the stream's clock; zero for never
+	Reason string    `json:"reason,omitzero"`
+	Mark   Mark      `json:"mark,omitzero"`
 }
 
 // Verdict is what became of one event.
@@ -127,12 +129,15 @@ func (r *Record) apply(e event.Event, at Mark) Verdict {
 	return Applied
 }
 
-// cordon takes in a cordon command, which stays in force until a newer one, whatever the agent says. A drain says nothing about it.
+// cordon takes in a cordon, drain or uncordon command, which stays in force until a newer one, whatever the agent says.
 func (r *Record) cordon(e *event.AgentCommand, at Mark) bool {
-	if e.Kind == event.KindAgentDrain || r.Cordon.Mark.Seq != 0 && !r.Cordon.Mark.Before(at) {
+	if r.Cordon.Mark.Seq != 0 && !r.Cordon.Mark.Before(at) {
 		return false
 	}
-	r.Cordon = CordonMark{On: e.Kind == event.KindAgentCordon, Reason: e.Reason, Mark: at}
+	r.Cordon = CordonMark{On: e.Kind != event.KindAgentUncordon, Drain: e.Kind == event.KindAgentDrain, Reason: e.Reason, Mark: at}
+	if r.Cordon.Drain && e.DeadlineSeconds > 0 {
+		r.Cordon.By = at.At.Add(time.Duration(e.DeadlineSeconds * float64(time.Second)))
+	}
 	return true
 }
 

@@ -52,8 +52,8 @@ func sentences() *rapid.Generator[[]sentence] {
 			case "deregister":
 				s.event = deregistered()
 			case "command":
-				kind := rapid.SampledFrom([]event.CommandKind{event.KindAgentCordon, event.KindAgentUncordon}).Draw(t, "kind")
-				s.event = &event.AgentCommand{Kind: kind, Reason: fmt.Sprint(i)}
+				kind := rapid.SampledFrom([]event.CommandKind{event.KindAgentCordon, event.KindAgentUncordon, event.KindAgentDrain}).Draw(t, "kind")
+				s.event = &event.AgentCommand{Kind: kind, Reason: fmt.Sprint(i), DeadlineSeconds: float64(i % 3)}
 			case "state":
 				word := rapid.SampledFrom([]string{"idle", "busy", "error"}).Draw(t, "word")
 				s.event = &event.State{State: word, Instance: instances.Draw(t, "instance"), Timestamp: fmt.Sprint(i)}
@@ -104,20 +104,20 @@ func TestARecordIsWhatTheWholeStreamAmountsTo(t *testing.T) {
 		said := sentences().Draw(t, "said")
 		r, _ := hear(rapid.Permutation(said).Draw(t, "delivered"))
 
-		var cordoned bool
+		var cordoned, drained bool
 		var alive []sentence // what the last deregistration did not void
 		for _, s := range said {
 			switch e := s.event.(type) {
 			case *event.Deregister:
 				alive = nil
 			case *event.AgentCommand:
-				cordoned = e.Kind == event.KindAgentCordon
+				cordoned, drained = e.Kind != event.KindAgentUncordon, e.Kind == event.KindAgentDrain
 			default:
 				alive = append(alive, s)
 			}
 		}
-		if r.Cordon.On != cordoned {
-			t.Fatalf("cordoned %t, want %t", r.Cordon.On, cordoned)
+		if r.Cordon.On != cordoned || r.Cordon.Drain != drained {
+			t.Fatalf("cordoned %t, drained %t, want %t, %t", r.Cordon.On, r.Cordon.Drain, cordoned, drained)
 		}
 		var first, last *sentence // registrations
 		var instance string
@@ -263,10 +263,15 @@ func TestCordonsCommute(t *testing.T) {
 		{"uncordon, cordon", uncordon, cordon, true},
 		{"cordon twice", cordon, cordon, true},
 		{"cordon, drain", cordon, command(event.KindAgentDrain), true},
+		{"drain, uncordon", command(event.KindAgentDrain), uncordon, false},
+		{"drain, cordon", command(event.KindAgentDrain), cordon, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inOrder := fold(at{1, registered("A")}, at{3, c.first}, at{4, c.second}, at{5, deregistered()}, at{6, registered("B")})
 			reversed := fold(at{6, registered("B")}, at{5, deregistered()}, at{4, c.second}, at{4, c.second}, at{3, c.first}, at{1, registered("A")})
+			if inOrder.Cordon.Drain != (c.second.Kind == event.KindAgentDrain) {
+				t.Errorf("drained %t", inOrder.Cordon.Drain)
+			}
 			if inOrder.Cordon.On != c.want {
 				t.Errorf("cordoned %t, want %t", inOrder.Cordon.On, c.want)
 			}

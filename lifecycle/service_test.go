@@ -665,7 +665,7 @@ func (f *fleet) wantFolded(ids ...string) {
 		}
 		wantGate := lifecycle.Gate{Agent: id}
 		wantGate.Follow(want[id], true)
-		wantGate.Listed = wantGate.Free(time.Now())
+		lifecycle.FreeOps(&lifecycle.Gate{}, &wantGate, time.Now()) // notes where it is listed
 		if wantGate.Open {
 			wantGate.Word = gate.Word // written only when it shuts the gate
 		}

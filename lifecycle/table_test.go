@@ -154,6 +154,8 @@ func recordTable() string {
 		{"state, no process named", "later", said("", "busy"), mark(laterSeq)},
 		{"cordon", "later", command(event.KindAgentCordon), mark(laterSeq)},
 		{"cordon", "earlier", command(event.KindAgentCordon), mark(earlierSeq)},
+		{"drain", "later", command(event.KindAgentDrain), mark(laterSeq)},
+		{"uncordon", "later", command(event.KindAgentUncordon), mark(laterSeq)},
 		{"any", "low, but by newer time", said("A", "busy"), lifecycle.Mark{Seq: 5, At: afterTTL}},
 	} {
 		cells := []string{row.name, row.place}
@@ -169,6 +171,8 @@ func recordTable() string {
 				switch {
 				case visible(r) != before:
 					cells = append(cells, stateOf(r))
+				case r.Cordon.Drain:
+					cells = append(cells, "drained")
 				case r.Cordon.On:
 					cells = append(cells, "cordoned")
 				default:
@@ -250,10 +254,19 @@ func gateStates() []gateState {
 		newGateState(lifecycle.RuleCordoned, asItIs, register, idle, at{40, command(event.KindAgentCordon)}),
 		newGateState(lifecycle.RuleSuspect, func(g *lifecycle.Gate) { g.Judged(event.LivenessSuspect, 30) }, register, idle),
 		newGateState(lifecycle.RuleLost, func(g *lifecycle.Gate) { g.Judged(event.LivenessLost, 30) }, register, idle),
+		newGateState(lifecycle.RuleDraining, asItIs, register, idle, at{40, command(event.KindAgentDrain)}),
 		newGateState(lifecycle.RuleSilent, func(g *lifecycle.Gate) { g.Unheard(epoch) }, register, idle),
 		newGateState(lifecycle.RuleBackoff, func(g *lifecycle.Gate) { g.Rejected(epoch, 0) }, register, idle),
 		newGateState(lifecycle.RuleState, asItIs, register, at{30, said("A", "draining")}),
 		newGateState(lifecycle.RuleSlots, func(g *lifecycle.Gate) { g.Take(attempt(1), "A", epoch) }, register, idle),
+		newGateState(lifecycle.RuleBreaker, func(g *lifecycle.Gate) { fail(g, 5) }, register, idle),
+	}
+}
+
+// fail makes an agent fail so many attempts in a row.
+func fail(g *lifecycle.Gate, times int) {
+	for range times {
+		g.Failed(attempt(1), epoch)
 	}
 }
 
@@ -275,15 +288,21 @@ func actTable() string {
 		{"Rejected", func(s gateState) { s.gate.Rejected(epoch, 0) }},
 		{"Unheard", func(s gateState) { s.gate.Unheard(epoch) }},
 		{"Answered", func(s gateState) { s.gate.Answered() }},
+		{"Failed, for the fifth time", func(s gateState) { fail(s.gate, 5) }},
+		{"Worked", func(s gateState) { s.gate.Worked(attempt(1)) }},
 		{"a second passes", nil},
+		{"ten seconds pass", nil},
 	} {
 		cells := []string{row.name}
 		for _, s := range gateStates() {
 			now := epoch
-			if row.act != nil {
+			switch {
+			case row.act != nil:
 				row.act(s)
-			} else {
+			case row.name == "a second passes":
 				now = now.Add(time.Second)
+			default:
+				now = now.Add(10 * time.Second)
 			}
 			cells = append(cells, ruleOf(s.gate, now, s.rule))
 		}

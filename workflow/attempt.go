@@ -132,7 +132,8 @@ func (d *decider) result(t *RunTask, e *event.Result) {
 		d.slot(t, SlotLate).At = d.at.Stream
 		return
 	}
-	d.slot(t, SlotResult).At = d.at.Stream
+	slot := d.slot(t, SlotResult)
+	slot.At, slot.Failed = d.at.Stream, e.Status == event.StatusFailed
 	if !t.held() && e.Status == event.StatusFailed {
 		return // it was given up already, for this or another reason
 	}
@@ -163,13 +164,17 @@ func (d *decider) refused(in *Refused) {
 	d.makeReady(t)
 }
 
-// gone takes an attempt back whose process has been replaced. It costs no retry.
+// gone takes an attempt back whose process has been replaced, or that is taken away from it. It costs no retry.
 func (d *decider) gone(in *Gone) {
 	t := d.current(in.Ref)
 	if t == nil || !t.held() {
 		return
 	}
-	d.slot(t, SlotGone)
+	kind := SlotGone
+	if in.Removed {
+		kind = SlotDrain
+	}
+	d.slot(t, kind)
 	d.makeReady(t)
 }
 
@@ -259,6 +264,6 @@ func (d *decider) lookAgain(t *RunTask, at time.Time) {
 
 // giveUp ends an attempt that did not end by itself: its agent is told, and the slot drains until it has confirmed.
 func (d *decider) giveUp(t *RunTask, code, message string) {
-	d.slot(t, SlotDrain)
+	d.slot(t, SlotDrain).Failed = true
 	d.fail(t, &event.TaskError{Code: code, Message: message})
 }

@@ -52,8 +52,11 @@ type Refused struct {
 	After  time.Duration // the agent asked to be left alone for so long
 }
 
-// Gone says that the process an attempt was given to has been replaced by another one.
-type Gone struct{ Ref event.AttemptRef }
+// Gone says that the process an attempt was given to has been replaced by another one, or that the attempt is taken away from it.
+type Gone struct {
+	Ref     event.AttemptRef
+	Removed bool // the process is there and must be told to stop: its agent was drained, and its time for that is over
+}
 
 // Tick is the timer of a task, or with an empty TaskID of the run. A timer says "look", never what to do.
 type Tick struct {
@@ -86,6 +89,8 @@ type SlotChange struct {
 	Kind  SlotKind
 	At    time.Time     // SlotResult: stream timestamp of the result
 	After time.Duration // SlotRejected
+	// Failed says that the agent has failed the attempt: SlotResult, SlotDrain.
+	Failed bool
 }
 
 // SlotKind says how a slot changes.

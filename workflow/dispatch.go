@@ -1,11 +1,11 @@
 package workflow
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
@@ -13,11 +13,7 @@ import (
 )
 
 const (
-	maxPicks   = 1024    // agents looked at for one task
-	poolPage   = 64      // agents of a capability looked at in one go
-	maxLooks   = 2048    // agents that one turn reads to find those that picky classes ask for; the next goes on behind them
 	maxPicky   = 1000    // picky classes of a capability that are told of a free agent; others find it by the slow scan
-	spreadOver = 16      // agents of which the one with the fewest tasks is taken
 	headPage   = 256     // ready tasks of a class looked at in one go
 	maxClasses = 100_000 // selector classes remembered; they are hints
 	scanPage   = 64      // listed classes looked at by one slow scan
@@ -31,6 +27,7 @@ type class struct {
 	backlog bool            // there are, or may be, ready tasks in the store
 	dirty   bool            // something changed that may let a ready task go
 	dry     bool            // the store listed no free agent since the last hint
+	probe   bool            // the slow scan found it waiting: if nobody else can, an agent whose breaker is open may take one task
 	pool    []string        // agents that are probably free, least recently used first
 	pooled  map[string]bool // members of pool
 	listed  storage.Cursor  // how far the store's list of free agents was read
@@ -95,12 +92,18 @@ func (k *class) next(spread bool) string {
 	return agent
 }
 
-// freed tells the classes an agent could serve that it has a free slot.
-func (e *Engine) freed(g *lifecycle.Gate) {
+// freed tells the classes that an agent could serve, if it has a free slot.
+func (e *Engine) freed(g *lifecycle.Gate, now time.Time) {
+	if !g.Takes(now) {
+		return
+	}
 	for _, name := range [...]string{namedClass + g.Agent, boundClass + g.Agent} {
 		if k := e.classes[name]; k != nil {
 			e.touch(k)
 		}
+	}
+	if !g.Free(now) {
+		return
 	}
 	for _, c := range g.Caps {
 		if k := e.classes[simpleClass+c]; k != nil {
@@ -144,117 +147,6 @@ func (e *Engine) assignReady(ctx context.Context, v *view, c *change) error {
 	return nil
 }
 
-// pick finds a free agent for a class, or nil. An agent with more free slots goes back to the end of the pool when it has been given a task.
-func (e *Engine) pick(ctx context.Context, v *view, c *change, k *class, spread bool) (*lifecycle.Gate, error) {
-	if k.want.Agent != "" {
-		if err := e.loadGates(ctx, v, []string{k.want.Agent}); err != nil {
-			return nil, err
-		}
-		return v.match(c, k.want.Agent, k.want), nil
-	}
-	for range maxPicks {
-		if len(k.pool) == 0 {
-			if err := e.fillPool(ctx, v, k); err != nil || len(k.pool) == 0 {
-				return nil, err
-			}
-		}
-		if err := e.lightestFirst(ctx, v, c, k); err != nil {
-			return nil, err
-		}
-		agent := k.next(spread)
-		if err := e.loadGates(ctx, v, []string{agent}); err != nil {
-			return nil, err
-		}
-		if gate := v.match(c, agent, k.want); gate != nil {
-			return gate, nil
-		}
-	}
-	return nil, nil
-}
-
-// lightestFirst moves the agent with the fewest tasks to the front of the pool of a class that wants its tasks spread.
-func (e *Engine) lightestFirst(ctx context.Context, v *view, c *change, k *class) error {
-	if !k.want.Spread {
-		return nil
-	}
-	if len(k.pool) < spreadOver {
-		if err := e.fillPool(ctx, v, k); err != nil {
-			return err
-		}
-	}
-	first := k.pool[:min(len(k.pool), spreadOver)]
-	if err := e.loadGates(ctx, v, first); err != nil {
-		return err
-	}
-	best := slices.MinFunc(first, func(a, b string) int { return cmp.Compare(len(v.seen(c, a).Held), len(v.seen(c, b).Held)) })
-	i := slices.Index(first, best)
-	copy(first[1:i+1], first[:i])
-	first[0] = best
-	return nil
-}
-
-// seen returns an agent's gate as it is after what was changed so far.
-func (v *view) seen(c *change, agent string) *lifecycle.Gate {
-	if g := c.gates[agent]; g != nil {
-		return g
-	}
-	return v.gates[agent].val
-}
-
-// match returns the agent's gate, for changing, if it may take a task of this kind now.
-func (v *view) match(c *change, agent string, want lifecycle.Want) *lifecycle.Gate {
-	if lifecycle.Match(v.seen(c, agent), want, v.now) != nil {
-		return nil
-	}
-	return v.gate(c, agent)
-}
-
-// fillPool reads agents that the store lists as free and that are what the class asks for. A picky class may have to look far for one: it looks at a
-// few pages in each turn, and remembers how far it came.
-func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
-	for found := false; !k.dry && !found && v.looks < maxLooks; {
-		entries, err := e.cfg.Store.Range(ctx, lifecycle.FreeIndex(k.want.Capability), k.listed, storage.MaxScore, poolPage)
-		if err != nil {
-			return fmt.Errorf("look for free agents: %w", err)
-		}
-		k.listed, k.dry = storage.Cursor{}, true // until a hint says otherwise: what is listed now is in the pool
-		if len(entries) == poolPage {            // the next page may have others
-			last := entries[poolPage-1]
-			k.listed, k.dry = storage.Cursor{Score: last.Score, Member: last.Member}, false
-		}
-		if found, err = e.poolPage(ctx, v, k, entries); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// poolPage puts the agents of a page that the class does not have yet into its pool, and reports whether there was one.
-func (e *Engine) poolPage(ctx context.Context, v *view, k *class, entries []storage.Entry) (found bool, err error) {
-	ids := make([]string, 0, len(entries))
-	for _, entry := range entries {
-		if k.pooled[entry.Member] {
-			continue
-		}
-		ids = append(ids, entry.Member)
-		if g, ok := e.gates.Load(lifecycle.GateKey(entry.Member)); ok && lifecycle.Match(g.Value, k.want, v.now) != nil {
-			v.distrustGate(e, entry.Member) // the store lists it as free and able
-		}
-	}
-	if err := e.loadGates(ctx, v, ids); err != nil {
-		return false, err
-	}
-	if k.want.Picky() {
-		v.looks += len(ids)
-		ids = slices.DeleteFunc(ids, func(id string) bool { return !lifecycle.Fits(v.gates[id].val, k.want) })
-	}
-	for _, id := range ids {
-		k.pool = append(k.pool, id)
-		k.pooled[id] = true
-	}
-	return len(ids) > 0, nil
-}
-
 // assign gives one ready task to an agent whose gate was picked.
 func (e *Engine) assign(ctx context.Context, v *view, c *change, taskID string, gate *lifecycle.Gate) error {
 	in := &Assign{TaskID: taskID, Agent: gate.Agent, Instance: gate.Instance, Token: string(e.revs.Next()), Delivery: gate.Via()}
@@ -286,9 +178,7 @@ const attemptSkip = 1000
 func (e *Engine) dispatch(ctx context.Context, v *view, try int) error {
 	for _, c := range v.changes {
 		for _, g := range c.gates {
-			if g.Free(v.now) {
-				e.freed(g)
-			}
+			e.freed(g, v.now)
 		}
 	}
 	dirty := e.dirty
@@ -363,7 +253,9 @@ func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) 
 
 // anyFree reports whether the class has an agent to offer; it stays in the pool.
 func (e *Engine) anyFree(ctx context.Context, v *view, k *class) (bool, error) {
+	probe := k.probe
 	gate, err := e.pick(ctx, v, &change{}, k, false)
+	k.probe = probe
 	if gate != nil && k.want.Agent == "" {
 		k.pool = append([]string{gate.Agent}, k.pool...)
 		k.pooled[gate.Agent] = true
@@ -413,7 +305,7 @@ func (e *Engine) scan(ctx context.Context) error {
 			break
 		}
 		if k.backlog {
-			k.dry = false
+			k.dry, k.probe = false, true
 			if k.want.Agent != "" {
 				e.gates.Forget(lifecycle.GateKey(k.want.Agent)) // a hint about it may have been lost
 			}
@@ -433,7 +325,7 @@ func (e *Engine) scan(ctx context.Context) error {
 	for _, entry := range entries {
 		k := e.class(entry.Member)
 		k.mark = &entry.Score
-		k.backlog, k.dry = true, false
+		k.backlog, k.dry, k.probe = true, false, true
 		e.touch(k)
 	}
 	return nil

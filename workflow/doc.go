@@ -44,14 +44,16 @@
 //	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its run's priority: exactly the tasks whose Class it is
 //	classes         every class that has a ready task; the score is a random mark, so that an empty one is struck off only if nobody has joined it
 //	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
+//	able/CAP        of lifecycle: agents that would be, but for slots, a back-off or a breaker; by when the breaker lets a task through
 //	due/workflow    what to look at, and when:
 //	                t|run|task                 a task whose Look is set
 //	                r|run                      a run whose Look is set
 //	                f|run|version              a final fact that is not known to be published
 //	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
-//	                b|agent                    an agent whose back-off ends
+//	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
 //	                g|agent                    of lifecycle: an agent whose process was replaced
+//	                x|agent                    of lifecycle: an agent whose time to drain is over
 //	                e|agent|run|task|attempt|seq
 //	                                           of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results
 //
@@ -142,6 +144,8 @@
 //	no responder                      assigned              ready; slot freed, agent out of rotation
 //	                                  others                -
 //	process replaced                  assigned, running     ready; slot freed
+//	                                  others                -
+//	taken away                        assigned, running     ready; slot drains
 //	                                  others                -
 //	process replaced, older attempt   any                   -
 //	timer, early                      any                   -

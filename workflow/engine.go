@@ -391,7 +391,7 @@ func (e *Engine) settle(g *group, err error) (again []*input, unknown error) {
 	switch {
 	case err == nil:
 		for agent, span := range g.gates {
-			if span.after.Free(time.Now()) {
+			if span.after.Takes(time.Now()) {
 				e.wake.Agents = append(e.wake.Agents, agent)
 			}
 		}
@@ -434,7 +434,7 @@ func (e *Engine) forget(c *change) {
 // putBack returns the hints of a change that met a conflict: its agents may be free still, its class still waits.
 func (e *Engine) putBack(c *change) {
 	for _, g := range c.gatesBefore {
-		e.freed(g)
+		e.freed(g, time.Now())
 	}
 	if c.class != nil {
 		c.class.backlog = true

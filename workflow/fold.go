@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
@@ -354,9 +355,11 @@ func (e *Engine) changeSlot(v *view, c *change, s SlotChange) {
 	case SlotTake:
 		g.Take(s.Ref, g.Instance, v.now)
 	case SlotResult, SlotLate:
+		judge(g, s, v.now)
 		g.Release(s.Ref, s.At)
 		g.Answered()
 	case SlotRejected:
+		judge(g, s, v.now)
 		g.Release(s.Ref, s.At)
 		g.Rejected(v.now, s.After)
 	case SlotSilent:
@@ -365,8 +368,19 @@ func (e *Engine) changeSlot(v *view, c *change, s SlotChange) {
 	case SlotGone:
 		g.Release(s.Ref, s.At)
 	case SlotDrain:
+		judge(g, s, v.now)
 		g.Drain(s.Ref, v.now.Add(CancelGrace))
 		c.drains = append(c.drains, s)
+	}
+}
+
+// judge tells the breaker of an agent how an attempt ended, if that says anything of the agent. A refusal that says when to come back is good manners.
+func judge(g *lifecycle.Gate, s SlotChange, now time.Time) {
+	switch {
+	case s.Failed, s.Kind == SlotRejected && s.After <= 0:
+		g.Failed(s.Ref, now)
+	case s.Kind == SlotResult:
+		g.Worked(s.Ref)
 	}
 }
 

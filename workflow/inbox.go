@@ -160,9 +160,7 @@ func (e *Engine) hearAgents(ctx context.Context, agents []string) (ends []*input
 		return nil, err
 	}
 	for _, s := range v.gates {
-		if s.val.Free(v.now) {
-			e.freed(s.val)
-		}
+		e.freed(s.val, v.now)
 		if ends, err = e.appendEnds(ctx, ends, s.val); err != nil {
 			return nil, err
 		}

@@ -159,7 +159,7 @@ func (x *shelf) changeGate(now time.Time) {
 	x.at(now)
 	x.change = &change{}
 	g := x.view.gate(x.change, rapid.SampledFrom([]string{"ann", "bob", "dan"}).Draw(x.t, "gate"))
-	switch rapid.IntRange(0, 10).Draw(x.t, "what") {
+	switch rapid.IntRange(0, 12).Draw(x.t, "what") {
 	case 0:
 		g.Registered = !g.Registered
 	case 1:
@@ -181,7 +181,11 @@ func (x *shelf) changeGate(now time.Time) {
 		}
 		word := rapid.SampledFrom([]string{"active", "idle", "error"}).Draw(x.t, "word")
 		g.Witness(&event.State{State: word}, lifecycle.Mark{Seq: x.seq, At: now})
-	case 10:
+	case 10, 11:
+		for range 5 {
+			g.Failed(event.AttemptRef{RunID: "other"}, now)
+		}
+	case 12:
 		g.Registered, g.Open, g.Cordoned, g.Slots, g.Caps = true, true, false, 3, []string{"ct1", "ct2"}
 		g.Answered()
 	}
@@ -308,13 +312,16 @@ func (x *shelf) compareGates() {
 			if want := x.free[agent] && offered[c]; listed != want {
 				x.t.Fatalf("agent %s listed as free for %q: %v, want %v", agent, c, listed, want)
 			}
+			if _, able := x.indexes[lifecycle.AbleIndex(c)][agent]; able != (g.Able > 0 && offered[c]) {
+				x.t.Fatalf("agent %s listed as able for %q: %v", agent, c, able)
+			}
 			if listed && score != storage.Score(g.Used) {
 				x.t.Fatalf("agent %s was used at %d, the list says %d", agent, g.Used, score)
 			}
 		}
 		// Time frees what a back-off or a drain holds back: somebody must look then.
-		if at, ok := x.timers("b")["b|"+agent]; g.Until.After(x.view.now) && (!ok || at != micros(g.Until)) {
-			x.t.Fatalf("agent %s is left alone until %d, its timer is %d", agent, micros(g.Until), at)
+		if at, ok := x.timers("b")["b|"+agent]; !g.Wakes(x.view.now).IsZero() && (!ok || at > micros(g.Wakes(x.view.now))) {
+			x.t.Fatalf("agent %s is left alone until %d, its timer is %d", agent, micros(g.Wakes(x.view.now)), at)
 		}
 		for _, h := range g.Held {
 			at, ok := x.timers("d")[drainTimer(agent, h.AttemptRef)]
@@ -341,8 +348,8 @@ func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		id := rapid.StringN(1, 40, 60)
-		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack, timerEnd, timerSchedule}).Draw(t, "kind")
-		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5, timerSchedule: 1}
+		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack, timerEmpty, timerEnd, timerSchedule}).Draw(t, "kind")
+		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1}
 		want := rapid.SliceOfN(id, parts[kind], parts[kind]).Draw(t, "ids")
 		gotKind, got, ok := parseTimer(timer(kind, want...))
 		if !ok || gotKind != kind || !cmp.Equal(want, got) {
@@ -357,7 +364,7 @@ func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
 	if kind, ids, ok := parseTimer(lifecycle.EndMember("a|b", ref, 12)); !ok || kind != timerEnd || ids[0] != "a|b" || timerRef(ids) != ref {
 		t.Errorf("the end of %+v was read as %s %q", ref, kind, ids)
 	}
-	for _, bad := range []string{"", "t", "t|a", "t|a|b|c", "x|a", "t|a|", "t|a|=zz", "t|a b|c"} {
+	for _, bad := range []string{"", "t", "t|a", "t|a|b|c", "y|a", "t|a|", "t|a|=zz", "t|a b|c"} {
 		if kind, ids, ok := parseTimer(bad); ok {
 			t.Errorf("%q was read as %s %q", bad, kind, ids)
 		}

@@ -56,9 +56,10 @@ const (
 	timerRun      = "r" // r|run
 	timerFact     = "f" // f|run|version: the fact of this version was not published yet
 	timerDrain    = "d" // d|agent|run|task|attempt: a cancel was not confirmed yet
-	timerBackoff  = "b" // b|agent: its back-off ends
+	timerBackoff  = "b" // b|agent: its back-off ends, or its breaker lets a task through again
 	timerHandBack = "g" // g|agent: its process was replaced
 	timerSchedule = "s" // s|schedule: its next tick
+	timerEmpty    = "x" // x|agent, of lifecycle: its time to drain is over
 	timerEnd      = "e" // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
 
@@ -75,7 +76,7 @@ func timer(kind string, ids ...string) string {
 // parseTimer splits a timer's member; ok is false for one that this version does not know.
 func parseTimer(member string) (kind string, ids []string, ok bool) {
 	parts := strings.Split(member, "|")
-	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEnd: 5, timerSchedule: 1}
+	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
 		return "", nil, false
 	}

@@ -266,6 +266,7 @@ func attemptTable(t *testing.T) string {
 		{"rejected, older attempt", on(func(ref event.AttemptRef) Input { return &Refused{Ref: number(ref, -1)} })},
 		{"no responder", on(func(ref event.AttemptRef) Input { return &Refused{Ref: ref, Silent: true} })},
 		{"process replaced", on(func(ref event.AttemptRef) Input { return &Gone{Ref: ref} })},
+		{"taken away", on(func(ref event.AttemptRef) Input { return &Gone{Ref: ref, Removed: true} })},
 		{"process replaced, older attempt", on(func(ref event.AttemptRef) Input { return &Gone{Ref: number(ref, -1)} })},
 		{"timer, early", tick(AskAgain/4, AskAgain/4, false)},
 		{"timer, 1 s", tick(AskAgain, AskAgain, false)},

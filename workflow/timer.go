@@ -115,6 +115,8 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 		return []*input{{gate: &gateInput{agent: ids[0], kind: gateBackoffOver}, timer: op}}, nil
 	case timerDrain:
 		return []*input{{gate: &gateInput{agent: ids[0], ref: timerRef(ids), kind: gateDrainDue}, timer: op}}, nil
+	case timerEmpty:
+		return e.empty(ctx, ids[0], op)
 	case timerEnd:
 		return e.endDue(ctx, ids[0], timerRef(ids), op)
 	}
@@ -152,6 +154,24 @@ func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp
 			inputs = append(inputs, &input{run: h.RunID, in: &Gone{Ref: h.AttemptRef}, holder: agent})
 		} else {
 			inputs = append(inputs, &input{gate: &gateInput{agent: agent, ref: h.AttemptRef, kind: gateConfirmed}})
+		}
+	}
+	if len(inputs) == 0 {
+		inputs = append(inputs, &input{gate: &gateInput{agent: agent, kind: gateNothing}, timer: op})
+	}
+	return inputs, nil
+}
+
+// empty takes back what an agent holds whose time to drain is over.
+func (e *Engine) empty(ctx context.Context, agent string, op *storage.IndexOp) ([]*input, error) {
+	g, err := e.freshGate(ctx, agent)
+	if err != nil {
+		return nil, err
+	}
+	var inputs []*input
+	for _, h := range g.Held {
+		if h.Drain.IsZero() && g.DrainOver(time.Now()) {
+			inputs = append(inputs, &input{run: h.RunID, in: &Gone{Ref: h.AttemptRef, Removed: true}, holder: agent})
 		}
 	}
 	if len(inputs) == 0 {
@@ -238,16 +258,28 @@ func (e *Engine) foldGate(v *view, c *change, in *gateInput) bool {
 	case gateDrainDue:
 		return e.drainDue(v, c, in)
 	case gateBackoffOver:
-		g := v.gates[in.agent].val
-		if g.Until.IsZero() || v.now.Before(g.Until) {
-			return false
-		}
-		g = v.gate(c, in.agent)
-		g.Until, g.Silent = time.Time{}, false
-		c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: timer(timerBackoff, in.agent)})
-		return true
+		return v.backoffOver(c, in.agent)
 	}
 	return false
+}
+
+// backoffOver lists an agent as free again that was left alone for a while.
+func (v *view) backoffOver(c *change, agent string) bool {
+	g := v.gates[agent].val
+	over := !g.Until.IsZero() && !v.now.Before(g.Until)
+	lists := *g
+	add, remove := lifecycle.FreeOps(g, &lists, v.now)
+	if !over && len(add)+len(remove) == 0 && g.Wakes(v.now).IsZero() {
+		return false
+	}
+	g = v.gate(c, agent) // also when there is more to wait for: the timer is armed again
+	if over {
+		g.Until, g.Silent = time.Time{}, false
+	}
+	if g.Wakes(v.now).IsZero() {
+		c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: timer(timerBackoff, agent)})
+	}
+	return true
 }
 
 // drainDue asks again for a cancel that was not confirmed, or frees the slot when the grace is over.

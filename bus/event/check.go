@@ -16,6 +16,7 @@ const (
 	MaxName         = 255 // bytes of a capability, of a label's key and of its value, of an error code
 	MaxLabels       = 64
 	MaxHeartbeat    = 24 * time.Hour
+	MaxDrain        = 30 * 24 * time.Hour // deadline of a drain
 )
 
 func (e *Register) check(body []byte) *Error {
@@ -170,7 +171,12 @@ func (e *RunCommand) check([]byte) *Error {
 	return nil
 }
 
-func (e *AgentCommand) check([]byte) *Error { return nil }
+func (e *AgentCommand) check([]byte) *Error {
+	if e.DeadlineSeconds < 0 || e.DeadlineSeconds > MaxDrain.Seconds() {
+		return Errorf(CodeInvalid, "deadlineSeconds must be 0 to %.0f", MaxDrain.Seconds())
+	}
+	return nil
+}
 
 func missing(member, want string) *Error {
 	return Errorf(CodeMalformed, "%s is missing: want %s", member, want)

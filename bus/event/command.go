@@ -30,12 +30,12 @@ type RunCommand struct {
 	TaskID  string      `json:"taskId,omitzero"`  // of a retry
 }
 
-// AgentCommand cordons, uncordons or drains an agent. Level.
+// AgentCommand cordons, drains or uncordons an agent, which undoes both. Level.
 type AgentCommand struct {
 	Kind            CommandKind `json:"-"`
 	AgentID         string      `json:"-"`
 	Reason          string      `json:"reason,omitzero"`
-	DeadlineSeconds float64     `json:"deadlineSeconds,omitzero"`
+	DeadlineSeconds float64     `json:"deadlineSeconds,omitzero"` // of a drain, from the stream timestamp: then what is held is handed back; 0: never
 }
 
 // Wake is a hint between replicas on SubjectWake, core NATS: these agents became free or ended a task, these selector classes have

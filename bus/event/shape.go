@@ -107,8 +107,12 @@ type Agent struct {
 	Details         Raw               `json:"details"`
 	Liveness        Liveness          `json:"liveness"`
 	Available       bool              `json:"available"`
-	Unavailable     string            `json:"unavailable,omitzero"` // why, when it is not
-	Cordoned        bool              `json:"cordoned"`
+	Unavailable     string            `json:"unavailable,omitzero"`  // why, when it is not
+	Cordoned        bool              `json:"cordoned"`              // it is given nothing new; true while it drains too
+	Draining        bool              `json:"draining,omitzero"`     // cordoned, but runs that are bound to it go on there
+	DrainBy         time.Time         `json:"drainBy,omitzero"`      // when what it holds is handed back, absent for never
+	CordonReason    string            `json:"cordonReason,omitzero"` // as given with the last cordon, drain or uncordon
+	Breaker         string            `json:"breaker,omitzero"`      // "open" or "half_open" after failures in a row, else absent
 	RegisteredAt    time.Time         `json:"registeredAt"`
 	Labels          map[string]string `json:"labels"`
 	Metadata        Raw               `json:"metadata"`
