@@ -201,6 +201,10 @@ func (d *decider) tick(in *Tick) {
 	if t == nil || t.Look.IsZero() || d.at.Now.Before(t.Look) {
 		return
 	}
+	if t.Kids != nil {
+		d.tickChildren(t)
+		return
+	}
 	switch t.State {
 	case event.TaskRetrying:
 		d.makeReady(t)

@@ -26,7 +26,8 @@ type Start struct {
 	Workflow   string
 	DefVersion string
 	Hash       string           // of the command's body
-	Problem    *event.TaskError // legacy: the definition cannot run; the run is created and fails
+	Problem    *event.TaskError // legacy, and children: it cannot run; the run is created and fails
+	Parent     *ParentRef       // of a child
 }
 
 // Said is an accepted, progress or result event of an agent.
@@ -118,6 +119,8 @@ type Decision struct {
 	Ended  string    // task that ended with this input; of several, the one it was about
 	Moved  []RunTask // tasks that ended, when they go into documents of their own
 	Cause  string    // of the fact that tells of the change, empty for none
+	Spawn  []Spawn     // children to be made by the same Txn
+	Pages  []event.Raw // items of a forEach, kept beside the run
 }
 
 // Output is what an attempt of a task has brought; the attempt is 0 if no agent did it.
@@ -150,6 +153,8 @@ func Decide(def *Definition, run *Run, in Input, at At) Decision {
 		d.gone(in)
 	case *Tick:
 		d.tick(in)
+	default:
+		d.children(in)
 	}
 	return d.finish()
 }
@@ -237,7 +242,7 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 		ID: e.RunID, Workflow: in.Workflow, DefVersion: in.DefVersion, State: event.RunRunning,
 		Agent: e.AgentID, Named: e.AgentID != "", Legacy: e.Legacy, Labels: e.Labels, Hash: in.Hash,
 		Priority: min(max(e.Priority, MinPriority), MaxPriority),
-		BigInput: len(e.Input) > inlineInput, Created: at.Stream,
+		BigInput: len(e.Input) > inlineInput, Created: at.Stream, Parent: in.Parent,
 	}
 	if !run.BigInput {
 		run.Input = e.Input
@@ -246,7 +251,9 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 		run.Look = at.Stream.Add(LegacyTimeout)
 	}
 	d := &decider{def: def, at: at, run: run, changed: true}
-	d.run.apply(at.Seq)
+	if in.Parent == nil { // children have no command
+		d.run.apply(at.Seq)
+	}
 	d.out.Cause = "created"
 	switch {
 	case in.Problem != nil:

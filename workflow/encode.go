@@ -37,6 +37,7 @@ func (r *Run) encode() []byte {
 	o.OptInt("story", int64(r.Story))
 	o.OptValue("marks", r.Marks != nil, r.Marks)
 	o.OptInt("waits", int64(r.Waits))
+	o.OptValue("parent", r.Parent != nil, r.Parent)
 	return o.Bytes()
 }
 
@@ -67,5 +68,6 @@ func (t *RunTask) encode(o *event.Object) {
 	o.OptTime("look", t.Look)
 	o.OptInt("settled", int64(t.Settled))
 	o.OptInt("taken", int64(t.Taken))
+	o.OptValue("kids", t.Kids != nil, t.Kids)
 	o.End()
 }

@@ -38,7 +38,9 @@ func (d *decider) enter(t *Task, rt *RunTask) {
 		d.enterAgent(rt)
 	case nodePass:
 		d.complete(rt, nil)
-	case nodeWait, nodeSignal, nodeApproval, nodeChildren:
+	case nodeChildren:
+		d.enterChildren(t, rt)
+	case nodeWait, nodeSignal, nodeApproval:
 		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: "this kind of task is not available in this version"})
 	}
 }

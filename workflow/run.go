@@ -38,6 +38,7 @@ type Run struct {
 	Story      int               `json:"story,omitzero"`   // transitions in its timeline so far
 	Marks      []byte            `json:"marks,omitzero"`   // of a large graph: how far each task has come, half a byte each in the order of the definition
 	Waits      int               `json:"waits,omitzero"`   // of a large graph: tasks that wait for room
+	Parent     *ParentRef        `json:"parent,omitzero"`  // of a child: the run that has started it
 }
 
 // EndedTask remembers how a task ended that is no longer in the document.
@@ -77,6 +78,7 @@ type RunTask struct {
 	Look     time.Time        `json:"look,omitzero"`    // its timer: when something about it may be due, zero for never
 	Settled  int              `json:"settled,omitzero"` // while it is pending: edges towards it that were taken or never will be
 	Taken    int              `json:"taken,omitzero"`   // of them, taken
+	Kids     *Children        `json:"kids,omitzero"`    // of a task that starts runs of their own
 }
 
 const (
