@@ -22,6 +22,7 @@ type input struct {
 	gate   *gateInput       // about an agent's gate alone
 	holder string           // of a Gone: the agent whose gate holds the attempt
 	again  bool             // decided before, in vain
+	fired  bool             // nothing but a due entry, to be looked at
 }
 
 // slot is a document in a view: its present value and the revision the next Txn must condition on.
@@ -68,6 +69,7 @@ type change struct {
 	ask           []string // tasks whose agent is asked again
 	drains        []SlotChange
 	cause         string // of the fact
+	spawn         []Spawn
 	story         []event.Transition
 	remove        []storage.IndexOp
 	group         *group // the Txn it goes out with
@@ -132,11 +134,13 @@ func (o *indexOps) run(before, after *Run) {
 	var none Run
 	if before == nil {
 		before = &none
-		o.add(runIndex, after.ID, after.Created)
+		if after.Parent == nil { // children are found by their parent
+			o.add(runIndex, after.ID, after.Created)
+		}
 	}
 	o.timer(func() string { return timer(timerRun, after.ID) }, before.Look, after.Look)
 	if after.State.Final() && !before.State.Final() {
-		o.add(dueIndex, factTimer(after), after.Ended.Add(AskAgain))
+		o.add(dueIndex, endTimer(after), after.Ended.Add(AskAgain))
 	}
 	at := 0
 	for i := range after.Tasks {
@@ -160,6 +164,9 @@ func (o *indexOps) run(before, after *Run) {
 
 func (o *indexOps) task(run string, priority int, before, after *RunTask) {
 	o.timer(func() string { return timer(timerTask, run, after.ID) }, before.Look, after.Look)
+	if before.leaves(after) {
+		o.add(dueIndex, timer(timerKin, run, after.ID), after.Ended)
+	}
 	if before.Class == after.Class {
 		return
 	}

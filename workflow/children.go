@@ -28,17 +28,18 @@ const (
 	codeLoopLimit     = "loop_limit"
 	codeTooDeep       = "too_deep"
 	codeChildConflict = "child_conflict"
+	codeLost          = "lost"
 )
 
 // ParentRef names the run that a run is a child of, and its place there. Together they make the id of the child, so that it cannot be made twice.
 type ParentRef struct {
 	Run   string    `json:"run"`
 	Task  string    `json:"task"`
-	Round int       `json:"round"`           // how often the task had been entered, from 1
-	Index int       `json:"index"`           // of the item, or how often the loop had gone round
-	Items bool      `json:"items,omitzero"`  // the index means something to an agent: forEach and loop
-	Born  time.Time `json:"born"`            // when the first of its ancestors was created
-	Only  string    `json:"only,omitzero"`   // the one task of the definition that it runs: what the task with forEach or loop does each time
+	Round int       `json:"round"`          // how often the task had been entered, from 1
+	Index int       `json:"index"`          // of the item, or how often the loop had gone round
+	Items bool      `json:"items,omitzero"` // the index means something to an agent: forEach and loop
+	Born  time.Time `json:"born"`           // when the first of its ancestors was created
+	Only  string    `json:"only,omitzero"`  // the one task of the definition that it runs: what the task with forEach or loop does each time
 	Depth int       `json:"depth,omitzero"` // how many runs it is inside of
 }
 
@@ -201,7 +202,7 @@ func (d *decider) opened(in *Opened) {
 		return
 	}
 	k.Opened, k.Total = true, in.Total
-	d.out.Pages = in.Pages
+	d.out.Opened, d.out.Pages = rt.ID, in.Pages
 	if k.Total == 0 {
 		d.complete(rt, event.Raw(`[]`))
 		return
@@ -219,13 +220,13 @@ func (d *decider) more(in *More) {
 	if rt == nil || d.run.State != event.RunRunning {
 		return
 	}
-	n := min(rt.Kids.wants(t), in.Limit)
-	if n == 0 {
+	wants := rt.Kids.wants(t)
+	if wants == 0 {
 		return
 	}
 	k := d.changeKids(rt)
-	k.Again = false
-	for range n {
+	k.Again = k.Again && in.Limit == 0
+	for range min(wants, in.Limit) {
 		d.out.Spawn = append(d.out.Spawn, Spawn{TaskID: rt.ID, Round: rt.Attempt, Index: k.Next})
 		k.Active = append(k.Active, k.Next)
 		k.Next++
@@ -294,7 +295,9 @@ func (d *decider) childEnded(in *ChildEnded) {
 	default:
 		k.Again = true
 	}
-	d.lookLater(t, rt)
+	if k.wants(t) == 0 { // else More comes with the same turn
+		d.lookLater(t, rt)
+	}
 }
 
 // joined ends a forEach with the outputs of its items.
@@ -331,7 +334,7 @@ func (d *decider) orphaned(in *Orphaned) {
 // before and after.
 func (d *Definition) only(taskID string) *Definition {
 	one := *d
-	one.Tasks, one.index, one.Concurrency, one.Output, one.InputSchema, one.RunTimeoutSeconds = nil, nil, nil, nil, nil, 0
+	one.Tasks, one.index, one.flow, one.Concurrency, one.Output, one.InputSchema, one.RunTimeoutSeconds = nil, nil, nil, nil, nil, nil, 0
 	t := d.Find(taskID)
 	if t == nil {
 		return &one
@@ -346,7 +349,11 @@ func (d *Definition) only(taskID string) *Definition {
 			body.OnFailure = &OnFailure{Fallback: f.Fallback}
 		}
 	}
+	if body.Select != nil && body.Select.SameAs != "" { // the run is started for that agent
+		body.Select = nil
+	}
 	one.Tasks, one.index = []Task{body}, map[string]int{taskID: 0}
+	one.compile()
 	return &one
 }
 

@@ -114,13 +114,14 @@ type Decision struct {
 	Run    *Run
 	Refuse *event.Error // the input is refused; nothing changes
 	Slots  []SlotChange
-	Ask    string    // task whose agent is to be asked again
-	Big    *Output   // output that is too large for the run document
-	Ended  string    // task that ended with this input; of several, the one it was about
-	Moved  []RunTask // tasks that ended, when they go into documents of their own
-	Cause  string    // of the fact that tells of the change, empty for none
+	Ask    string      // task whose agent is to be asked again
+	Big    *Output     // output that is too large for the run document
+	Ended  string      // task that ended with this input; of several, the one it was about
+	Moved  []RunTask   // tasks that ended, when they go into documents of their own
+	Cause  string      // of the fact that tells of the change, empty for none
 	Spawn  []Spawn     // children to be made by the same Txn
-	Pages  []event.Raw // items of a forEach, kept beside the run
+	Opened string      // forEach whose items are known with this input
+	Pages  []event.Raw // its items, kept beside the run
 }
 
 // Output is what an attempt of a task has brought; the attempt is 0 if no agent did it.

@@ -150,7 +150,7 @@ func (e *Engine) assignReady(ctx context.Context, v *view, c *change) error {
 // assign gives one ready task to an agent whose gate was picked.
 func (e *Engine) assign(ctx context.Context, v *view, c *change, taskID string, gate *lifecycle.Gate) error {
 	in := &Assign{TaskID: taskID, Agent: gate.Agent, Instance: gate.Instance, Token: string(e.revs.Next()), Delivery: gate.Via()}
-	if epoch := e.cfg.Keeper.Epoch(); !c.after.Created.After(epoch.At) {
+	if epoch := e.cfg.Keeper.Epoch(); !c.after.born().After(epoch.At) {
 		in.Above = int(epoch.N) * attemptSkip // attempts that the store has lost may have had the numbers below
 	}
 	d := Decide(c.def, c.after, in, At{Now: v.now})
@@ -220,7 +220,7 @@ func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) 
 		if !waits(c.after, h.task, k) {
 			continue // taken by an earlier change of this turn, or by another replica
 		}
-		if c.def, err = e.definition(ctx, c.after.Workflow, c.after.DefVersion); err != nil {
+		if c.def, err = e.definitionOf(ctx, c.after); err != nil {
 			return err
 		}
 		gate, err := e.pick(ctx, v, c, k, try > 0)

@@ -32,11 +32,14 @@ func (e *Engine) act(c *change) {
 	}
 	if c.after != nil && c.after != c.before {
 		e.queueUp(c)
-		if c.after.State.Final() {
+		e.lookAfter(c)
+		switch {
+		case c.after.Parent != nil: // its parent tells
+		case c.after.State.Final():
 			e.facts.drop(c.after.ID)
 			e.publishFact(ctx, c.after, c.cause)
 			e.logEnd(c.after)
-		} else if c.cause != "" {
+		case c.cause != "":
 			e.facts.later(c.after, c.cause)
 		}
 	}
@@ -102,6 +105,12 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 		RunID: c.after.ID, WorkflowID: c.after.Workflow, WorkflowVersion: c.after.DefVersion,
 		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.capability(),
 		Input: in, Token: t.Token, Instance: t.Process, Deadline: t.Lease.UTC(), PreviousError: t.Error,
+	}
+	if p := c.after.Parent; p != nil {
+		task.ParentRunID = p.Run
+		if p.Items {
+			task.ItemIndex = &p.Index
+		}
 	}
 	ref, agent, once := t.ref(c.after.ID), t.Agent, t.once()
 	subject, timeout := event.TaskSubject, event.AcceptDeadline
@@ -243,6 +252,15 @@ func (e *Engine) logEnd(r *Run) {
 		return
 	}
 	e.cfg.Log.Debug("run ended", "run_id", r.ID, "workflow", r.Workflow, "state", r.State)
+}
+
+// endTimer is the due entry that stands for what follows from the end of a run until it was done: for a child that its parent knows, for others that
+// all do.
+func endTimer(r *Run) string {
+	if r.Parent != nil {
+		return timer(timerChild, r.ID)
+	}
+	return factTimer(r)
 }
 
 // factTimer is the due entry that stands for a final fact until it was published.

@@ -74,6 +74,10 @@ type Engine struct {
 	inbox    inbox
 	intake   intakeClock
 	facts    factSet
+
+	jobs  jobList
+	plans memo[*plan]       // of tasks that have children
+	pages memo[[]event.Raw] // of items
 }
 
 // NewEngine makes an Engine.
@@ -95,8 +99,10 @@ func NewEngine(cfg Config) *Engine {
 		accepted: storage.NewCache[int](acceptedCache),
 	}
 	e.session.key = sessionKey(e.name)
+	e.plans, e.pages = newMemo[*plan](), newMemo[[]event.Raw]()
 	e.inbox.init()
 	e.facts.init()
+	e.jobs.init()
 	return e
 }
 
@@ -121,6 +127,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.drainInbox(ctx) })
 	g.Go(func() error { return e.sayChanges(ctx) })
 	g.Go(func() error { return e.retire(ctx) })
+	for range jobWorkers {
+		g.Go(func() error { return e.work(ctx) })
+	}
 	return g.Wait()
 }
 

@@ -37,7 +37,7 @@ func (e *Engine) loadInputs(ctx context.Context, v *view, inputs []*input) error
 		if run == nil {
 			continue
 		}
-		if _, err := e.definition(ctx, run.Workflow, run.DefVersion); err != nil {
+		if _, err := e.definitionOf(ctx, run); err != nil {
 			return err
 		}
 		for i := range run.Tasks {
@@ -127,7 +127,7 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 	s := v.runs[inputs[0].run]
 	c := &change{run: s, before: s.val, after: s.val, inputs: inputs}
 	if s.val != nil {
-		def, err := e.definition(ctx, s.val.Workflow, s.val.DefVersion)
+		def, err := e.definitionOf(ctx, s.val)
 		if err != nil {
 			return err
 		}
@@ -137,6 +137,13 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 		if err := e.decide(ctx, v, c, in); err != nil {
 			return err
 		}
+	}
+	if err := e.fillWindows(ctx, v, c); err != nil {
+		return err
+	}
+	children, err := e.spawn(ctx, v, c)
+	if err != nil {
+		return err
 	}
 	if c.after != nil && c.after.State == event.RunRunning && dispatching {
 		if err := e.assignReady(ctx, v, c); err != nil {
@@ -157,6 +164,14 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 			}
 		}
 		return nil
+	}
+	for _, in := range inputs {
+		if _, ok := in.in.(*ChildEnded); ok && in.timer != nil { // taken in with this change, or before it
+			c.remove = append(c.remove, *in.timer)
+		}
+	}
+	if len(children) > 0 {
+		return e.sealFamily(ctx, v, c, children, dispatching)
 	}
 	v.seal(c, e.revs)
 	return nil
@@ -225,7 +240,7 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 	if in.msg != nil {
 		at.Seq, at.Stream = in.msg.Seq, in.msg.Time
 	}
-	if epoch := e.cfg.Keeper.Epoch(); epoch.N > 0 && c.after != nil && !c.after.Created.After(epoch.At) {
+	if epoch := e.cfg.Keeper.Epoch(); epoch.N > 0 && c.after != nil && !c.after.born().After(epoch.At) {
 		at.Adopt = true
 	}
 	if refusal := e.expired(v, c, in); refusal != nil {
@@ -304,7 +319,11 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what I
 	if d.Ask != "" {
 		c.ask = append(c.ask, d.Ask)
 	}
+	c.spawn = append(c.spawn, d.Spawn...)
 	var docs []document
+	for i, page := range d.Pages {
+		docs = append(docs, document{key: itemsKey(d.Run.ID, d.Opened, d.Run.Find(d.Opened).Attempt, i), data: page})
+	}
 	if created && d.Run.BigInput {
 		docs = append(docs, document{key: runInputKey(d.Run.ID), data: in.start.Input})
 	}

@@ -33,10 +33,21 @@ type gateSpan struct{ before, after *lifecycle.Gate }
 func (v *view) seal(c *change, revs *storage.Revisions) {
 	g := v.join(c)
 	if g == nil {
-		g = &group{place: len(v.groups), gates: make(map[string]*gateSpan, 1), known: make(map[storage.Key]bool, 4)}
-		g.txn.Rev = revs.Next()
-		v.groups = append(v.groups, g)
+		g = v.open(revs)
 	}
+	v.sealInto(g, c)
+}
+
+// open begins a group behind all others.
+func (v *view) open(revs *storage.Revisions) *group {
+	g := &group{place: len(v.groups), gates: make(map[string]*gateSpan, 1), known: make(map[storage.Key]bool, 4)}
+	g.txn.Rev = revs.Next()
+	v.groups = append(v.groups, g)
+	return g
+}
+
+// sealInto is seal for a group that is the last one, or stands where the change can go.
+func (v *view) sealInto(g *group, c *change) {
 	c.group = g
 	g.changes = append(g.changes, c)
 	for _, cond := range c.conditions() {

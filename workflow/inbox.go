@@ -140,6 +140,9 @@ func (e *Engine) hintTurn(ctx context.Context, inputs []*input, agents, classes 
 		}
 		inputs = append(inputs, ends...)
 	}
+	if inputs, err = e.expand(ctx, inputs); err != nil {
+		return err
+	}
 	if scan {
 		if err := e.scan(ctx); err != nil {
 			return err

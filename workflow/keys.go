@@ -31,6 +31,16 @@ func outputKey(run, task string, attempt int) storage.Key {
 	return storage.Key("run-output/" + event.MustToken(run) + "/" + event.MustToken(task) + "/" + strconv.Itoa(attempt))
 }
 
+// itemsKey names a page of the items of a forEach, as they were when the task was entered for the n-th time.
+func itemsKey(run, task string, round, page int) storage.Key {
+	return storage.Key("run-items/" + event.MustToken(run) + "/" + event.MustToken(task) + "/" + strconv.Itoa(round) + "/" + strconv.Itoa(page))
+}
+
+// onlyKey names the definition of one task's children; nothing of that name is stored.
+func onlyKey(id, version, task string) storage.Key {
+	return storage.Key("only/" + version + "/" + event.MustToken(id) + "/" + event.MustToken(task))
+}
+
 // acceptedKey names what is remembered of a task's last attempt; nothing of that name is stored.
 func acceptedKey(run, task string) storage.Key { return storage.Key(run + "|" + task) }
 
@@ -57,6 +67,8 @@ const (
 	timerFact     = "f" // f|run|version: the fact of this version was not published yet
 	timerDrain    = "d" // d|agent|run|task|attempt: a cancel was not confirmed yet
 	timerBackoff  = "b" // b|agent: its back-off ends, or its breaker lets a task through again
+	timerChild    = "p" // p|run: a child has ended, and its parent has not taken that in
+	timerKin      = "c" // c|run|task: a task has ended before its children
 	timerHandBack = "g" // g|agent: its process was replaced
 	timerSchedule = "s" // s|schedule: its next tick
 	timerEmpty    = "x" // x|agent, of lifecycle: its time to drain is over
@@ -76,7 +88,10 @@ func timer(kind string, ids ...string) string {
 // parseTimer splits a timer's member; ok is false for one that this version does not know.
 func parseTimer(member string) (kind string, ids []string, ok bool) {
 	parts := strings.Split(member, "|")
-	want := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1}
+	want := map[string]int{
+		timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1,
+		timerChild: 1, timerKin: 2,
+	}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
 		return "", nil, false
 	}

@@ -173,7 +173,11 @@ func (q *Queries) definition(ctx context.Context, r *Run) (*Definition, error) {
 	if docs[0].Rev == "" {
 		return &Definition{ID: r.Workflow}, nil
 	}
-	return Decode(docs[0].Data)
+	def, err := Decode(docs[0].Data)
+	if err != nil || r.Parent == nil || r.Parent.Only == "" {
+		return def, err
+	}
+	return def.only(r.Parent.Only), nil
 }
 
 // addReasons says of each ready task why the agents it could go to have not taken it.
@@ -224,7 +228,7 @@ func explain(ctx context.Context, store storage.Store, class string, now time.Ti
 
 // show turns a run into its shape on the wire: with all its parts when it has ended, else with what its document holds.
 func (e *Engine) show(ctx context.Context, r *Run) (*event.Run, error) {
-	def, err := e.definition(ctx, r.Workflow, r.DefVersion)
+	def, err := e.definitionOf(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -249,6 +253,9 @@ func header(r *Run) *event.Run {
 	if !r.Ended.IsZero() {
 		ended := r.Ended.UTC()
 		s.EndedAt = &ended
+	}
+	if p := r.Parent; p != nil {
+		s.Parent = &event.RunParent{RunID: p.Run, TaskID: p.Task, Index: p.Index}
 	}
 	return s
 }
@@ -349,6 +356,9 @@ func (d *Definition) first() *Task {
 func fillTask(s *event.RunTask, t *RunTask) {
 	s.State, s.Attempt, s.AgentID, s.Output, s.Error = t.State, t.Attempt, t.Agent, t.Output, t.Error
 	s.Percent, s.Message = t.Percent, t.Message
+	if k := t.Kids; k != nil {
+		s.Children = &event.Children{Total: k.Total, Active: len(k.Active), Done: k.Done, Failed: k.Failed}
+	}
 	if !t.Started.IsZero() {
 		at := t.Started.UTC()
 		s.StartedAt = &at

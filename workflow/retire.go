@@ -155,7 +155,7 @@ func (e *Engine) partsOf(ctx context.Context, r *Run) ([]storage.Key, error) {
 	if r.Total <= inlineTasks {
 		return keys, nil
 	}
-	def, err := e.definition(ctx, r.Workflow, r.DefVersion)
+	def, err := e.definitionOf(ctx, r)
 	if err != nil {
 		return nil, err
 	}

@@ -77,14 +77,13 @@ func (e *Engine) fire(ctx context.Context, entries []storage.Entry) (err error) 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	defer e.caught(&err)
-	var inputs []*input
-	for _, entry := range entries {
-		op := &storage.IndexOp{Index: dueIndex, Member: entry.Member, Score: entry.Score}
-		more, err := e.timerInputs(ctx, op)
-		if err != nil {
-			return err
-		}
-		inputs = append(inputs, more...)
+	ops := make([]*storage.IndexOp, len(entries))
+	for i, entry := range entries {
+		ops[i] = &storage.IndexOp{Index: dueIndex, Member: entry.Member, Score: entry.Score}
+	}
+	inputs, err := e.lookUp(ctx, ops)
+	if err != nil {
+		return err
 	}
 	return e.turn(ctx, inputs)
 }
@@ -119,6 +118,10 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 		return e.empty(ctx, ids[0], op)
 	case timerEnd:
 		return e.endDue(ctx, ids[0], timerRef(ids), op)
+	case timerChild:
+		return e.childDue(ctx, ids[0], op)
+	case timerKin:
+		return e.kinDue(ctx, ids[0], ids[1], op)
 	}
 	return e.handBack(ctx, ids[0], op)
 }

@@ -142,6 +142,8 @@ type Task struct {
 	Instance        string     `json:"instance,omitzero"` // the process it is meant for; others ignore it
 	Deadline        time.Time  `json:"deadline"`          // on the clock of Ops-Core
 	PreviousError   *TaskError `json:"previousError,omitzero"`
+	ParentRunID     string     `json:"parentRunId,omitzero"` // the run that started this one
+	ItemIndex       *int       `json:"itemIndex,omitzero"`   // from 0: which item of a forEach this is, or how often a loop had gone round
 }
 
 // Ref returns what the agent must echo.

@@ -30,6 +30,10 @@ func (t *Task) Encode() []byte {
 	o.OptString("instance", t.Instance)
 	o.Time("deadline", t.Deadline)
 	o.OptValue("previousError", t.PreviousError != nil, t.PreviousError)
+	o.OptString("parentRunId", t.ParentRunID)
+	if t.ItemIndex != nil {
+		o.Int("itemIndex", int64(*t.ItemIndex))
+	}
 	return o.Bytes()
 }
 
@@ -65,6 +69,7 @@ func (r *Run) encode(o *Object) {
 	o.OptBool("truncated", r.Truncated)
 	o.OptInt("version", int64(r.Version))
 	o.OptInt("seq", int64(r.Seq))
+	o.OptValue("parent", r.Parent != nil, r.Parent)
 }
 
 func (t *RunTask) encode(o *Object) {
@@ -84,4 +89,5 @@ func (t *RunTask) encode(o *Object) {
 	o.OptValue("percent", t.Percent != nil, t.Percent)
 	o.OptString("message", t.Message)
 	o.OptValue("reasons", t.Reasons != nil, t.Reasons)
+	o.OptValue("children", t.Children != nil, t.Children)
 }

@@ -37,6 +37,7 @@ func TestEncodeIsMarshal(t *testing.T) {
 		{
 			RunID: "r", WorkflowID: "w \"1\"", WorkflowVersion: "v", TaskID: "t", Attempt: 2, Name: "ü", Capability: "c", Input: event.Raw(`{"a":1.0}`),
 			Token: "x", Instance: "i", Deadline: at, PreviousError: &event.TaskError{Code: "c", Message: "m"},
+			ParentRunID: "p", ItemIndex: new(int),
 		},
 		{Input: event.Raw(`{}`)},
 	} {

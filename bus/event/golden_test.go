@@ -64,6 +64,7 @@ func goldens() []golden {
 		command("agent-drain", event.KindAgentDrain, goldenAgent),
 		{file: "heartbeat", body: func() any { return new(event.Heartbeat) }},
 		{file: "task", body: func() any { return new(event.Task) }},
+		{file: "task-item", body: func() any { return new(event.Task) }},
 		{file: "task-accepted", body: func() any { return new(event.TaskAnswer) }},
 		{file: "task-rejected", body: func() any { return new(event.TaskAnswer) }},
 		{file: "cancel", body: func() any { return new(event.Cancel) }},

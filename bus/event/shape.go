@@ -57,6 +57,14 @@ type Run struct {
 	Truncated       bool              `json:"truncated,omitzero"` // outputs were left out
 	Version         uint64            `json:"version,omitzero"`
 	Seq             uint64            `json:"seq,omitzero"` // last stream sequence of StreamWork taken in
+	Parent          *RunParent        `json:"parent,omitzero"`
+}
+
+// RunParent says which task of which run has started a run.
+type RunParent struct {
+	RunID  string `json:"runId"`
+	TaskID string `json:"taskId"`
+	Index  int    `json:"index"` // from 0: of the item of a forEach, or how often a loop had gone round
 }
 
 // RunTask is one task of a Run.
@@ -73,6 +81,16 @@ type RunTask struct {
 	Percent   *float64   `json:"percent,omitzero"`
 	Message   string     `json:"message,omitzero"`
 	Reasons   []Refusal  `json:"reasons,omitzero"` // why no agent took it, while it is ready
+	Children  *Children  `json:"children,omitzero"`
+}
+
+// Children counts the runs that a task of a run has started: one for each item of a forEach, each time of a loop, or a workflow.
+type Children struct {
+	Total  int   `json:"total"` // 0 while that is not known
+	Active int   `json:"active"`
+	Done   int   `json:"done"`
+	Failed int   `json:"failed"`
+	Runs   []Run `json:"runs,omitzero"` // of the active ones the first few, without inputs, outputs and tasks
 }
 
 // Refusal says why one agent was not given a task.

@@ -1,0 +1,216 @@
+package workflow
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+)
+
+// lookAfter does at once what a change has left to be done between parents and children. Should it be lost, the due entries of the same Txn see to it.
+func (e *Engine) lookAfter(c *change) {
+	r, before := c.after, c.before
+	if before == nil {
+		before = &Run{}
+	}
+	if r.Parent != nil && r.State.Final() && !before.State.Final() {
+		e.inbox.fire(endTimer(r), r.Ended.Add(AskAgain))
+	}
+	for i := range r.Tasks {
+		t := &r.Tasks[i]
+		if t.Kids == nil {
+			continue
+		}
+		old := before.Find(t.ID)
+		if old == nil {
+			old = &RunTask{}
+		}
+		switch {
+		case old.leaves(t):
+			e.inbox.fire(timer(timerKin, r.ID, t.ID), t.Ended)
+		case !t.State.Final() && (old.Kids != t.Kids || !old.Look.Equal(t.Look)):
+			e.goOn(c, old, t)
+		}
+	}
+}
+
+// goOn does what a task that has children shows to be left undone.
+func (e *Engine) goOn(c *change, old, t *RunTask) {
+	task := c.def.Find(t.ID)
+	switch {
+	case task == nil:
+	case !t.Kids.Opened || t.Kids.joins(task):
+		e.jobs.add(job{run: c.after.ID, task: t.ID})
+	case t.Kids.wants(task) > 0:
+		e.inbox.add(&input{run: c.after.ID, in: &More{TaskID: t.ID, Limit: maxSpawn}})
+	case old.Kids != nil && !old.Look.After(time.Now()): // its timer was due
+		e.jobs.add(job{run: c.after.ID, task: t.ID})
+	}
+}
+
+// fire looks at a due entry at once.
+func (b *inbox) fire(member string, at time.Time) {
+	b.add(&input{fired: true, timer: &storage.IndexOp{Index: dueIndex, Member: member, Score: storage.Score(max(at.UnixMicro(), 0))}})
+}
+
+// expand puts what follows from due entries in their place.
+func (e *Engine) expand(ctx context.Context, inputs []*input) ([]*input, error) {
+	var entries []*storage.IndexOp
+	var rest []*input
+	for _, in := range inputs {
+		if in.fired {
+			entries = append(entries, in.timer)
+		} else {
+			rest = append(rest, in)
+		}
+	}
+	if len(entries) == 0 {
+		return inputs, nil
+	}
+	found, err := e.lookUp(ctx, entries)
+	return append(rest, found...), err
+}
+
+// lookUp turns due entries into inputs. The children among them are read together.
+func (e *Engine) lookUp(ctx context.Context, entries []*storage.IndexOp) (inputs []*input, err error) {
+	var children []string
+	for _, op := range entries {
+		if kind, ids, ok := parseTimer(op.Member); ok && kind == timerChild {
+			children = append(children, ids[0])
+		}
+	}
+	if err := e.loadRuns(ctx, &view{runs: make(map[string]*slot[*Run])}, children); err != nil {
+		return nil, err
+	}
+	for _, op := range entries {
+		more, err := e.timerInputs(ctx, op)
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, more...)
+	}
+	return inputs, nil
+}
+
+// nothing lets a due entry go that nothing follows from.
+func nothing(op *storage.IndexOp) []*input {
+	return []*input{{gate: &gateInput{kind: gateNothing}, timer: op}}
+}
+
+// remembered returns a run as it is remembered, or else as the store has it; nil if there is none.
+func (e *Engine) remembered(ctx context.Context, id string) (*Run, error) {
+	v := &view{runs: make(map[string]*slot[*Run], 1)}
+	if err := e.loadRuns(ctx, v, []string{id}); err != nil {
+		return nil, err
+	}
+	return v.runs[id].val, nil
+}
+
+// childDue tells a parent that a child has ended. What is only remembered is good enough if it says so: a run that has ended stays so.
+func (e *Engine) childDue(ctx context.Context, id string, op *storage.IndexOp) ([]*input, error) {
+	child, err := e.remembered(ctx, id)
+	if err == nil && child != nil && !child.State.Final() {
+		e.runs.Forget(runKey(id))
+		child, err = e.remembered(ctx, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if child == nil || child.Parent == nil || !child.State.Final() {
+		return nothing(op), nil
+	}
+	parent, err := e.remembered(ctx, child.Parent.Run)
+	if err != nil {
+		return nil, err
+	}
+	if parent == nil {
+		return nothing(op), nil
+	}
+	def, err := e.definitionOf(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	t := def.Find(child.Parent.Task)
+	end := endOfChild(child)
+	if t == nil || t.ForEach != nil || end.Error != nil {
+		return []*input{{run: parent.ID, in: end, timer: op}}, nil
+	}
+	if t.Loop != nil {
+		e.jobs.add(job{run: parent.ID, task: t.TaskID, child: id, score: op.Score})
+		return nil, nil
+	}
+	outputs, err := e.outputs(ctx, []*Run{child})
+	if err != nil {
+		return nil, err
+	}
+	end.Output = outputs[0]
+	return []*input{{run: parent.ID, in: end, timer: op}}, nil
+}
+
+// endOfChild is what its parent hears of a child that has ended, without its output.
+func endOfChild(child *Run) *ChildEnded {
+	p := child.Parent
+	end := &ChildEnded{TaskID: p.Task, Round: p.Round, Index: p.Index, State: child.State, Error: child.Error}
+	if child.State == event.RunCompleted {
+		end.Error = nil
+	} else if end.Error == nil {
+		end.Error = &event.TaskError{Code: string(child.State), Message: "run " + child.ID + " was " + string(child.State)}
+	}
+	return end
+}
+
+// kinDue ends the children of a task that ended before them. It is looked at again until all have.
+func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.IndexOp) ([]*input, error) {
+	e.runs.Forget(runKey(run))
+	r, err := e.remembered(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nothing(op), nil
+	}
+	t := r.Find(task)
+	if t == nil {
+		if t, err = e.movedTask(ctx, run, task); err != nil {
+			return nil, err
+		}
+	}
+	if t == nil || t.Kids == nil || !t.State.Final() {
+		return nothing(op), nil
+	}
+	ref := ParentRef{Run: run, Task: task, Round: t.Attempt}
+	ids := make([]string, len(t.Kids.Active))
+	for i, index := range t.Kids.Active {
+		ids[i] = childID(run, task, t.Attempt, index)
+	}
+	v := &view{runs: make(map[string]*slot[*Run], len(ids))}
+	if err := e.loadRuns(ctx, v, ids); err != nil {
+		return nil, err
+	}
+	var inputs []*input
+	for i, id := range ids {
+		ref.Index = t.Kids.Active[i]
+		if child := v.runs[id].val; child != nil && !child.State.Final() {
+			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: ref}})
+		}
+	}
+	if len(inputs) == 0 {
+		return nothing(op), nil
+	}
+	return inputs, nil
+}
+
+// movedTask reads a task that has left the document of its run; nil if there is none.
+func (e *Engine) movedTask(ctx context.Context, run, task string) (*RunTask, error) {
+	docs, err := e.cfg.Store.Get(ctx, runTaskKey(run, task))
+	if err != nil || docs[0].Rev == "" {
+		return nil, err
+	}
+	t := new(RunTask)
+	if err := event.Unmarshal(docs[0].Data, t); err != nil {
+		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
+	}
+	return t, nil
+}

@@ -1,0 +1,207 @@
+package workflow
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
+	"github.com/opspawn/opscore/workflow/expr"
+)
+
+// plan is what the inputs of a task's children are made from. It does not change while the task goes on.
+type plan struct {
+	input *expr.Template // nil: there is none
+	scope *expr.Scope
+}
+
+// memo remembers values that never change: small ones by the hundred, large ones only a few.
+type memo[T any] struct{ small, large *storage.Cache[T] }
+
+const smallValue = 64 << 10 // bytes
+
+func newMemo[T any]() memo[T] {
+	return memo[T]{small: storage.NewCache[T](256), large: storage.NewCache[T](4)}
+}
+
+func (m memo[T]) load(key storage.Key) (T, bool) {
+	c, ok := m.small.Load(key)
+	if !ok {
+		c, ok = m.large.Load(key)
+	}
+	return c.Value, ok
+}
+
+func (m memo[T]) store(key storage.Key, value T, size int) {
+	if size > smallValue {
+		m.large.Store(key, "", value)
+	} else {
+		m.small.Store(key, "", value)
+	}
+}
+
+// plan returns what the inputs of a task's children are made from. Its error is the store's, or an *expr.Error.
+func (e *Engine) plan(ctx context.Context, c *change, t *Task, round int) (*plan, error) {
+	key := storage.Key(fmt.Sprintf("%s|%s|%d", c.after.ID, t.TaskID, round))
+	if p, ok := e.plans.load(key); ok {
+		return p, nil
+	}
+	source := t.Parameters
+	if t.Workflow != nil {
+		source = t.Workflow.Input
+	}
+	p := new(plan)
+	var refs expr.Refs
+	if len(source) > 0 && source.Kind() != 'n' {
+		var err error
+		if p.input, err = expr.ParseTemplate(source); err != nil {
+			return nil, &expr.Error{Code: expr.CodeExpression, Text: err.Error()}
+		}
+		refs = p.input.Refs()
+	}
+	var size int
+	var err error
+	if p.scope, size, err = e.scope(ctx, c.after, refs); err != nil {
+		return nil, err
+	}
+	e.plans.store(key, p, size)
+	return p, nil
+}
+
+// scope reads what expressions refer to, and says how many bytes that is.
+func (e *Engine) scope(ctx context.Context, r *Run, refs expr.Refs) (*expr.Scope, int, error) {
+	s := &expr.Scope{Input: r.Input, Tasks: make(map[string]expr.TaskView), Run: expr.RunView{
+		ID: r.ID, WorkflowID: r.Workflow, WorkflowVersion: r.DefVersion, Labels: r.Labels, Priority: r.Priority, CreatedAt: r.Created,
+	}}
+	size := len(r.Input)
+	if refs.Input && r.BigInput {
+		docs, err := e.cfg.Store.Get(ctx, runInputKey(r.ID))
+		if err != nil {
+			return nil, 0, fmt.Errorf("read input: %w", err)
+		}
+		s.Input, size = docs[0].Data, len(docs[0].Data)
+	}
+	for _, id := range refs.Tasks() {
+		t := r.Find(id)
+		if t == nil {
+			var err error
+			if t, err = e.movedTask(ctx, r.ID, id); err != nil {
+				return nil, 0, fmt.Errorf("read task %s: %w", id, err)
+			}
+		}
+		if t == nil {
+			continue
+		}
+		view := expr.TaskView{State: t.State, Output: t.Output, Error: t.Error, AgentID: t.Agent}
+		if t.Big {
+			docs, err := e.cfg.Store.Get(ctx, outputKey(r.ID, id, t.Attempt))
+			if err != nil {
+				return nil, 0, fmt.Errorf("read output of task %s: %w", id, err)
+			}
+			view.Output = docs[0].Data
+		}
+		size += len(view.Output)
+		s.Tasks[id] = view
+	}
+	return s, size, nil
+}
+
+// item returns one item of a forEach. The page it stands on may be written by the same change.
+func (e *Engine) item(ctx context.Context, c *change, s Spawn) (event.Raw, *event.TaskError, error) {
+	key := itemsKey(c.after.ID, s.TaskID, s.Round, s.Index/itemsPage)
+	page, ok := e.pages.load(key)
+	if i := slices.IndexFunc(c.docs, func(d document) bool { return d.key == key }); !ok && i >= 0 {
+		_ = event.Unmarshal(c.docs[i].data, &page) // it was marshalled with this turn
+	} else if !ok {
+		docs, err := e.cfg.Store.Get(ctx, key)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read items: %w", err)
+		}
+		if event.Unmarshal(docs[0].Data, &page) == nil {
+			e.pages.store(key, page, len(docs[0].Data))
+		}
+	}
+	if i := s.Index % itemsPage; i < len(page) {
+		return page[i], nil, nil
+	}
+	return nil, &event.TaskError{Code: codeLost, Message: fmt.Sprintf("item %d is no longer there", s.Index)}, nil
+}
+
+// readRuns reads runs as the store has them, nil for those that do not exist.
+func (e *Engine) readRuns(ctx context.Context, ids []string) ([]*Run, error) {
+	runs := make([]*Run, len(ids))
+	if len(ids) == 0 {
+		return runs, nil
+	}
+	keys := make([]storage.Key, len(ids))
+	for i, id := range ids {
+		keys[i] = runKey(id)
+	}
+	docs, err := e.cfg.Store.Get(ctx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read runs: %w", err)
+	}
+	for i, d := range docs {
+		if d.Rev == "" {
+			continue
+		}
+		runs[i] = new(Run)
+		if err := event.Unmarshal(d.Data, runs[i]); err != nil {
+			return nil, fmt.Errorf("document %s: %w", d.Key, err)
+		}
+	}
+	return runs, nil
+}
+
+// outputs returns what runs have brought, null for those that did not complete.
+func (e *Engine) outputs(ctx context.Context, runs []*Run) ([]event.Raw, error) {
+	out := make([]event.Raw, len(runs))
+	var keys []storage.Key
+	var fill []func(data []byte) error
+	for i, r := range runs {
+		out[i] = event.Raw("null")
+		if r == nil || r.State != event.RunCompleted || r.LastDone == "" {
+			continue
+		}
+		last := r.Find(r.LastDone)
+		switch {
+		case r.LastBig > 0:
+			keys = append(keys, outputKey(r.ID, r.LastDone, r.LastBig))
+			fill = append(fill, func(data []byte) error { out[i] = data; return nil })
+		case last == nil:
+			keys = append(keys, runTaskKey(r.ID, r.LastDone))
+			fill = append(fill, func(data []byte) error {
+				var t RunTask
+				err := event.Unmarshal(data, &t)
+				out[i] = orNull(t.Output)
+				return err
+			})
+		default:
+			out[i] = orNull(last.Output)
+		}
+	}
+	if len(keys) == 0 {
+		return out, nil
+	}
+	docs, err := e.cfg.Store.Get(ctx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read outputs: %w", err)
+	}
+	for i, d := range docs {
+		if d.Rev == "" {
+			continue
+		}
+		if err := fill[i](d.Data); err != nil {
+			return nil, fmt.Errorf("document %s: %w", d.Key, err)
+		}
+	}
+	return out, nil
+}
+
+func orNull(v event.Raw) event.Raw {
+	if len(v) == 0 {
+		return event.Raw("null")
+	}
+	return v
+}
