@@ -61,11 +61,13 @@ func TestForEach(t *testing.T) {
 		{"none", `{"items":[]}`, `[]`, workflow.ForEach{}, event.RunCompleted},
 		{
 			"collect", `{"items":[1,-1,3]}`, `[2,{"error":{"code":"negative","message":"no","retryable":false}},6]`,
-			workflow.ForEach{OnFailure: "collect"}, event.RunCompleted,
+			workflow.ForEach{OnFailure: "collect"},
+			event.RunCompleted,
 		},
 		{
 			"tolerate", `{"items":[1,-1]}`, `[2,{"error":{"code":"negative","message":"no","retryable":false}}]`,
-			workflow.ForEach{Tolerate: 1}, event.RunCompleted,
+			workflow.ForEach{Tolerate: 1},
+			event.RunCompleted,
 		},
 		{"fail", `{"items":[1,-1,3]}`, `negative`, workflow.ForEach{MaxParallel: 1}, event.RunFailed},
 		{"more than tolerated", `{"items":[-1,-1,3]}`, `negative`, workflow.ForEach{Tolerate: 1}, event.RunFailed},

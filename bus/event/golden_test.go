@@ -76,6 +76,7 @@ func goldens() []golden {
 		{file: "outcome-refused", body: func() any { return new(event.Outcome) }},
 		{file: "outcome-held", body: func() any { return new(event.Outcome) }},
 		{file: "run", body: func() any { return new(event.Run) }},
+		{file: "run-children", body: func() any { return new(event.Run) }},
 		{file: "agent", body: func() any { return new(event.Agent) }},
 		{file: "agent-draining", body: func() any { return new(event.Agent) }},
 		{file: "definition", body: func() any { return new(event.Definition) }},
