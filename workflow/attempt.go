@@ -125,29 +125,32 @@ func (d *decider) progress(t *RunTask, e *event.Progress) {
 
 // result ends an attempt. During the back-off before the next one it is still taken, and cancels the retry.
 func (d *decider) result(t *RunTask, e *event.Result) {
+	failure := e.Error
+	if e.Status == event.StatusCompleted {
+		failure = d.def.checkOutput(d.task(t.ID), e.Output)
+	}
 	if t.State.Final() {
-		if !d.sameEnd(t, e) { // else it was taken in before
+		if !sameEnd(t, failure) { // else it was taken in before
 			d.refuse(event.CodeStaleAttempt, "attempt %d of task %q has ended", e.Attempt, e.TaskID)
 		}
 		d.slot(t, SlotLate).At = d.at.Stream
 		return
 	}
 	slot := d.slot(t, SlotResult)
-	slot.At, slot.Failed = d.at.Stream, e.Status == event.StatusFailed
-	if !t.held() && e.Status == event.StatusFailed {
+	slot.At, slot.Failed = d.at.Stream, failure != nil
+	if !t.held() && failure != nil {
 		return // it was given up already, for this or another reason
 	}
-	if e.Status == event.StatusFailed {
-		d.fail(t, e.Error)
+	if failure != nil {
+		d.fail(t, failure)
 		return
 	}
 	d.complete(t, e.Output)
 }
 
 // sameEnd reports whether the task ended the way this result says.
-func (d *decider) sameEnd(t *RunTask, e *event.Result) bool {
-	return t.State == event.TaskCompleted && e.Status == event.StatusCompleted ||
-		t.State == event.TaskFailed && e.Status == event.StatusFailed
+func sameEnd(t *RunTask, failure *event.TaskError) bool {
+	return t.State == event.TaskCompleted && failure == nil || t.State == event.TaskFailed && failure != nil
 }
 
 // refused takes an attempt back that never began. It costs no retry.

@@ -238,7 +238,13 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 		}
 		return Decision{}
 	}
-	e := in.Event
+	e, problem := in.Event, in.Problem
+	if problem == nil {
+		problem = def.checkInput(e.Input)
+	}
+	if problem != nil && !e.Legacy {
+		return refuse(event.CodeInvalid, "%s", problem.Message)
+	}
 	run := &Run{
 		ID: e.RunID, Workflow: in.Workflow, DefVersion: in.DefVersion, State: event.RunRunning,
 		Agent: e.AgentID, Named: e.AgentID != "", Legacy: e.Legacy, Labels: e.Labels, Hash: in.Hash,
@@ -257,8 +263,8 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 	}
 	d.out.Cause = "created"
 	switch {
-	case in.Problem != nil:
-		d.end(event.RunFailed, in.Problem)
+	case problem != nil:
+		d.end(event.RunFailed, problem)
 	case len(def.Tasks) == 0:
 		d.end(event.RunCompleted, nil)
 	default:

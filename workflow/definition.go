@@ -165,7 +165,7 @@ func decode(raw event.Raw) (*Definition, Problems, error) {
 	if len(raw) > MaxDefinitionBytes {
 		return nil, nil, tooLarge(len(raw))
 	}
-	d := new(Definition)
+	d := &Definition{compiled: new(compiled)}
 	var problems Problems
 	found := func(at jsontext.Pointer, want string, got event.Raw) {
 		problems = append(problems, Problem{Path: pathOf(at), Text: nameOf(at) + " must be " + want + ", not " + shorten(got)})

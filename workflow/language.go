@@ -21,8 +21,9 @@ type Definition struct {
 	Priority          int          `json:"priority,omitzero"`          // 0 to 9, of runs that are started without one
 	Concurrency       *Concurrency `json:"concurrency,omitzero"`
 
-	index map[string]int // taskId: place in Tasks
-	flow  *flow          // the graph of the tasks, nil if they are a sequence
+	index    map[string]int // taskId: place in Tasks
+	compiled *compiled
+	flow     *flow // the graph of the tasks, nil if they are a sequence
 }
 
 // Task is one node of a definition. What it does is said by at most one of agentCapability, agentId or select (an agent does it), workflow,

@@ -219,6 +219,8 @@ func TestMistakes(t *testing.T) {
 		{strings.Repeat("(", 60) + "1" + strings.Repeat(")", 60), Any, 0, ""},
 		{strings.Repeat("1+", 5000) + "1", Any, 0, "the expression has 10001 bytes, at most 8192 are allowed"},
 		{`input.a.matches("(")`, Any, 16, "error parsing regexp: missing closing )"},
+		{`input.a.matches("a{400}")`, Any, 16, "the regular expression has 402 instructions, at most 300 are allowed"},
+		{`input.a.matches(input.b)`, Any, 21, "the regular expression of matches must be written down"},
 		{`matches(input.a, "((a{99}){99}){99}")`, Any, 17, "error parsing regexp: invalid repeat count"},
 		{"input.a\xff", Any, 0, "the expression is not valid UTF-8"},
 	} {

@@ -2,7 +2,6 @@ package expr
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -103,19 +102,21 @@ func (f *finder) walk(e ast.Expr) {
 	}
 }
 
-// pattern checks a regular expression that is written down.
+// pattern checks a regular expression. It must be written down: one that came with data could take any time.
 func (f *finder) pattern(call ast.CallExpr) {
 	if call.FunctionName() != "matches" || len(call.Args()) == 0 {
 		return
 	}
 	arg := call.Args()[len(call.Args())-1]
-	if arg.Kind() != ast.LiteralKind {
-		return
+	var pattern types.String
+	written := arg.Kind() == ast.LiteralKind
+	if written {
+		pattern, written = arg.AsLiteral().(types.String)
 	}
-	if pattern, ok := arg.AsLiteral().(types.String); ok {
-		if _, err := regexp.Compile(string(pattern)); err != nil {
-			f.mistake(arg, "%s", clip(err.Error(), 300))
-		}
+	if !written {
+		f.mistake(arg, "the regular expression of matches must be written down, as in input.name.matches(\"^a\")")
+	} else if _, err := Pattern(string(pattern)); err != nil {
+		f.mistake(arg, "%v", err)
 	}
 }
 

@@ -109,7 +109,7 @@ func (s *Scope) decode(key string, raw event.Raw, budget *int) (any, error) {
 	if v, ok := s.decoded[key]; ok && key != "" {
 		return v, nil
 	}
-	v, err := decode(raw)
+	v, err := Decode(raw)
 	if err == nil && key != "" {
 		s.decoded[key] = v
 	}

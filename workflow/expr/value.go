@@ -21,8 +21,9 @@ import (
 
 var errTooDeep = fmt.Errorf("it is nested deeper than %d", maxNesting)
 
-// decode turns JSON into what CEL takes for it. Nothing stands for null.
-func decode(raw event.Raw) (any, error) {
+// Decode turns JSON into values of Go: integers of 64 bits are int64, other numbers float64. Nothing stands for null. What is nested too deeply is
+// refused.
+func Decode(raw event.Raw) (any, error) {
 	if len(raw) == 0 {
 		return nil, nil
 	}
