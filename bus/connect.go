@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,6 +51,8 @@ type Conn struct {
 
 	inFlight chan struct{} // one token per unanswered PublishAsync
 	maxStore int64         // bytes JetStream may use, when an embedded server told us; 0: unknown
+
+	dead struct{ deleted, evicted atomic.Uint64 } // letters deleted by this process, and seen to be dropped
 
 	closeOnce sync.Once
 	closing   chan struct{}

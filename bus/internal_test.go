@@ -48,3 +48,30 @@ func TestCovers(t *testing.T) {
 		}
 	}
 }
+
+func TestEvictions(t *testing.T) {
+	const limit = 100 << 20
+	full := deadState{letters: 100, last: 100, bytes: limit - 1000, maxBytes: limit}
+	with := func(f func(*deadState)) deadState {
+		s := full
+		f(&s)
+		return s
+	}
+	for name, tc := range map[string]struct {
+		now  deadState
+		want uint64
+	}{
+		"nothing happened":      {full, 0},
+		"more came":             {with(func(s *deadState) { s.letters, s.last = 110, 110 }), 0},
+		"more came, some went":  {with(func(s *deadState) { s.letters, s.last = 103, 110 }), 7},
+		"we deleted them":       {with(func(s *deadState) { s.letters, s.deleted = 93, 7 }), 0},
+		"we deleted some":       {with(func(s *deadState) { s.letters, s.deleted = 90, 7 }), 3},
+		"others deleted most":   {with(func(s *deadState) { s.letters, s.bytes = 10, 1000 }), 0},
+		"the stream was remade": {with(func(s *deadState) { s.letters, s.last = 1, 1 }), 0},
+		"it has no bound":       {with(func(s *deadState) { s.letters, s.maxBytes = 90, -1 }), 0},
+	} {
+		if got := evictions(full, tc.now); got != tc.want {
+			t.Errorf("%s: %d, want %d", name, got, tc.want)
+		}
+	}
+}

@@ -161,6 +161,8 @@ func parseAck(data []byte) (Ack, error) {
 	}
 	if e := answer.Error; e != nil {
 		switch {
+		case isOvertaken(e.ErrCode):
+			return Ack{}, errOvertaken
 		case e.ErrCode == errCodeMessageTooLarge:
 			return Ack{}, event.Errorf(event.CodeTooLarge, "the stream refuses the message: %s", e.Description)
 		case e.ErrCode == errCodeStoreFailed, e.ErrCode == errCodeInsufficientResources, e.Code == 503, e.Code == 429:

@@ -122,6 +122,7 @@ type storedMessage struct {
 	Seq     uint64    `json:"seq"`
 	Time    time.Time `json:"time"`
 	Data    []byte    `json:"data"`
+	Headers []byte    `json:"hdrs"`
 }
 
 // storedMessage reads from the stream's leader. The client library would read from any replica where the stream allows it,

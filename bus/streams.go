@@ -129,6 +129,9 @@ func (cfg StreamConfig) streams(factor float64) []jetstream.StreamConfig {
 		// De-duplication is per stream, so two agents that both send Nats-Msg-Id 1 would lose a message. It cannot be
 		// switched off; this is the shortest window there is.
 		s.Duplicates = 100 * time.Millisecond
+		if s.Name == event.StreamDead { // written by Ops-Core alone, with ids that no two letters share
+			s.Duplicates = deadWindow
+		}
 	}
 	return streams
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -211,15 +210,16 @@ func (w *worker) answer(m *Msg, committed time.Time) {
 	}})
 }
 
-// bury stores a dead letter.
+// bury stores the dead letter of a message.
 func (w *worker) bury(ctx context.Context, m *Msg) error {
-	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
-	defer cancel()
 	if m.Verdict.Err == nil {
 		m.Verdict.Err = event.Errorf(event.CodeInternal, "no reason was given")
 	}
-	if _, err := w.c.conn.Publish(ctx, deadLetter(m, time.Now(), w.c.conn.nc.MaxPayload())); err != nil {
-		return fmt.Errorf("store the dead letter of message %d: %w", m.Seq, err)
+	err := w.c.conn.Bury(ctx, &Letter{
+		Subject: m.Subject, Header: m.Header, Data: m.Data, Stream: m.Stream, Seq: m.Seq, First: m.Time, Count: m.Delivered, Err: m.Verdict.Err,
+	})
+	if err != nil {
+		return fmt.Errorf("message %d: %w", m.Seq, err)
 	}
 	log := w.c.log.With("subject", m.Subject, "seq", m.Seq, "delivered", m.Delivered, "err", m.Verdict.Err)
 	if m.caught != nil {
@@ -228,46 +228,6 @@ func (w *worker) bury(ctx context.Context, m *Msg) error {
 		log.Warn("message buried")
 	}
 	return nil
-}
-
-// deadHeaderRoom is more than the headers of a dead letter take.
-const deadHeaderRoom = 8 << 10
-
-// deadLetter copies a message with the reason of its death. The body is kept whole, so that it can be sent again, unless it is over the
-// wire's limit.
-func deadLetter(m *Msg, now time.Time, maxPayload int64) *nats.Msg {
-	body := m.Data
-	if len(body) > event.MaxBody || int64(len(body)) > maxPayload-deadHeaderRoom {
-		body = body[:min(len(body), event.MaxDeadBody)]
-	}
-	h := nats.Header{
-		event.HeaderDeadSubject: {m.Subject},
-		event.HeaderDeadStream:  {m.Stream},
-		event.HeaderDeadSeq:     {strconv.FormatUint(m.Seq, 10)},
-		event.HeaderDeadCode:    {string(m.Verdict.Err.Code)},
-		event.HeaderDeadReason:  {headerText(m.Verdict.Err.Message)},
-		event.HeaderDeadTime:    {now.UTC().Format(time.RFC3339)},
-		event.HeaderDeadCount:   {strconv.FormatUint(m.Delivered, 10)},
-	}
-	for _, name := range []string{event.HeaderRequest, event.HeaderTraceparent, event.HeaderTracestate} {
-		if v := m.Header.Get(name); v != "" && len(v) <= 512 {
-			h.Set(name, headerText(v))
-		}
-	}
-	return &nats.Msg{Subject: event.DeadSubject(m.Verdict.Err.Code), Header: h, Data: body}
-}
-
-// headerText makes one line of at most 1 KiB.
-func headerText(s string) string {
-	if len(s) > 1<<10 {
-		s = s[:1<<10]
-	}
-	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s), "")
 }
 
 // close forgets messages.

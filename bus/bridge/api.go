@@ -55,6 +55,8 @@ func (b *Bridge) newAPI() http.Handler {
 		if b.cfg.Schedules != nil {
 			b.scheduleRoutes(api)
 		}
+		b.historyRoutes(api)
+		b.deadRoutes(api)
 		b.systemRoutes(api)
 		b.requestRoutes(api)
 	})

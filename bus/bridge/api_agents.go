@@ -46,12 +46,6 @@ func (b *Bridge) agentRoutes(api huma.API) {
 	handle(api, huma.Operation{
 		Method: http.MethodPost, Path: "/agents/{id}/uncordon", OperationID: "uncordon-agent", Summary: "Give an agent tasks again", Tags: tags,
 	}, b.cordon(event.KindAgentUncordon))
-	if b.cfg.History != nil {
-		handle(api, huma.Operation{
-			Method: http.MethodGet, Path: "/agents/{id}/history", OperationID: "get-agent-history",
-			Summary: "Show what an agent has said, oldest first", Tags: tags,
-		}, b.agentHistory)
-	}
 }
 
 func (b *Bridge) listAgents(ctx context.Context, in *pageInput) (*page[event.Agent], error) {
@@ -74,14 +68,6 @@ func pageOf[T any](path string, in *pageInput, list event.List[T]) *page[T] {
 func (b *Bridge) getAgent(ctx context.Context, in *agentInput) (*answer[*event.Agent], error) {
 	agent, err := b.agent(ctx, in.ID)
 	return answerWith(agent), err
-}
-
-func (b *Bridge) agentHistory(ctx context.Context, in *agentInput) (*answer[event.List[event.Raw]], error) {
-	entries, err := query(ctx, b, func(ctx context.Context) ([]event.Raw, error) { return b.cfg.History(ctx, in.ID) })
-	if err == nil && len(entries) == 0 {
-		_, err = b.agent(ctx, in.ID)
-	}
-	return answerWith(event.List[event.Raw]{Items: entries}), err
 }
 
 func (b *Bridge) deregisterAgent(ctx context.Context, in *agentInput) (*answer[deregistered], error) {

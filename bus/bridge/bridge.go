@@ -43,26 +43,6 @@ type ScheduleQueries interface {
 	ScheduleFence(ctx context.Context, id string) (uint64, error)
 }
 
-// HistoryQuery returns what an agent has said, oldest first; see [History].
-type HistoryQuery func(ctx context.Context, agent string) ([]event.Raw, error)
-
-// History makes a HistoryQuery of a query that returns entries of any type; they are shown as their JSON.
-func History[T any](read func(ctx context.Context, agent string) ([]T, error)) HistoryQuery {
-	return func(ctx context.Context, agent string) ([]event.Raw, error) {
-		entries, err := read(ctx, agent)
-		if err != nil {
-			return nil, err
-		}
-		shown := make([]event.Raw, len(entries))
-		for i, e := range entries {
-			if shown[i], err = event.Marshal(e); err != nil {
-				return nil, err
-			}
-		}
-		return shown, nil
-	}
-}
-
 // Check is one thing that must work before Ops-Core is ready. Err is nil when it does.
 type Check struct {
 	Name string
@@ -78,6 +58,8 @@ type Config struct {
 	Schedules ScheduleQueries
 	// History, when set, is shown under /api/v1/agents/{id}/history.
 	History HistoryQuery
+	// RunHistory, when set, is shown under /api/v1/runs/{id}/history. It fails as RunQueries do.
+	RunHistory func(ctx context.Context, run string) (*event.RunHistory, error)
 
 	// Key is the bearer key of all routes but the webhook and the probes. Empty leaves /api/v1 open.
 	Key string

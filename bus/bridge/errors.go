@@ -23,6 +23,7 @@ var statusOf = map[event.Code]int{
 	event.CodeUnknownRun:        http.StatusNotFound,
 	event.CodeUnknownDefinition: http.StatusNotFound,
 	event.CodeUnknownSchedule:   http.StatusNotFound,
+	event.CodeUnknownLetter:     http.StatusNotFound,
 	event.CodeConflict:          http.StatusConflict,
 	event.CodeStaleAttempt:      http.StatusConflict,
 	event.CodeStaleInstance:     http.StatusConflict,

@@ -51,7 +51,7 @@ func setupOn(t *testing.T, conn *bus.Conn, change func(*bridge.Config)) *bundle 
 	b := &bundle{t: t, conn: conn, agents: lifecycle.NewQueries(store), runs: workflow.NewQueries(store)}
 	runCore(t, conn, store)
 	b.config = bridge.Config{
-		Bus: conn, Agents: b.agents, Runs: b.runs, History: bridge.History(b.agents.History), OldKey: oldKey, Version: "test", Log: bustest.Log(t),
+		Bus: conn, Agents: b.agents, Runs: b.runs, History: bridge.History(b.agents.History), RunHistory: b.runs.History, OldKey: oldKey, Version: "test", Log: bustest.Log(t),
 	}
 	if change != nil {
 		change(&b.config)

@@ -40,6 +40,12 @@ const (
 	HeaderDeadReason  = "Opscore-Dead-Reason"  // reason, for people
 	HeaderDeadTime    = "Opscore-Dead-Time"    // when it was buried, RFC 3339
 	HeaderDeadCount   = "Opscore-Dead-Count"   // how often it was delivered
+	HeaderDeadFirst   = "Opscore-Dead-First"   // when it was said, RFC 3339
+	HeaderDeadSize    = "Opscore-Dead-Size"    // bytes of the body; more than there are if it was cut off
+	HeaderDeadAgent   = "Opscore-Dead-Agent"   // token of the agent it is about
+	HeaderDeadRun     = "Opscore-Dead-Run"     // token of the run it is about
+	HeaderDeadHops    = "Opscore-Dead-Hops"    // how often it was sent again; also on the message that is
+	HeaderDeadReplay  = "Opscore-Dead-Replay"  // on a message that is sent again: the letter it comes from
 )
 
 // InboxPrefix is the only kind of subject honoured in HeaderReply: anything else could be a stream's own subject.

@@ -26,6 +26,9 @@ const (
 	CodeExpired           Code = "expired"            // its caller had stopped waiting before it was begun
 	CodeUnavailable       Code = "unavailable"        // try again later
 	CodePanic             Code = "panic"              // the message made its handler panic
+	CodeRetriesSpent      Code = "retries_spent"      // of dead letters only: a task failed in its last attempt
+	CodeUndelivered       Code = "undelivered"        // of dead letters only: what had to be sent was given up
+	CodeUnknownLetter     Code = "unknown_letter"     // no such dead letter
 	CodeInternal          Code = "internal"           // an error of Ops-Core itself
 )
 

@@ -145,6 +145,23 @@ func StreamOf(subject string) string {
 	return ""
 }
 
+// MatchSubject reports whether a subject matches a pattern with the wildcards of NATS.
+func MatchSubject(pattern, subject string) bool {
+	for {
+		p, restP, moreP := strings.Cut(pattern, ".")
+		s, restS, moreS := strings.Cut(subject, ".")
+		switch {
+		case p == ">":
+			return true
+		case p != "*" && p != s, moreP != moreS:
+			return false
+		case !moreP:
+			return true
+		}
+		pattern, subject = restP, restS
+	}
+}
+
 // Address is what the subject of an intake message says.
 type Address struct {
 	Family string // "agent" or "command"

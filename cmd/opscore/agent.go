@@ -19,7 +19,7 @@ func newAgentCommand(a *app) *cobra.Command {
 		Aliases: []string{"agents"},
 		Short:   "Show the agents of the fleet",
 	})
-	cmd.AddCommand(newAgentList(a), newAgentGet(a))
+	cmd.AddCommand(newAgentList(a), newAgentGet(a), newAgentHistory(a))
 	return cmd
 }
 

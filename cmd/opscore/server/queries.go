@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/micro"
@@ -26,6 +27,18 @@ type query struct {
 	Version string `json:"version,omitzero"`
 	Cursor  string `json:"cursor,omitzero"`
 	Limit   int    `json:"limit,omitzero"`
+
+	Since time.Time `json:"since,omitzero"` // of histories and dead letters
+	deadQuery
+}
+
+// deadQuery says which dead letter, or which of them.
+type deadQuery struct {
+	Seq     uint64     `json:"seq,omitzero"`
+	Class   event.Code `json:"class,omitzero"`
+	Subject string     `json:"subject,omitzero"`
+	AgentID string     `json:"agentId,omitzero"`
+	RunID   string     `json:"runId,omitzero"`
 }
 
 // queries maps the subjects behind event.SubjectAPI to what answers them.
@@ -40,6 +53,13 @@ func (s *server) queries() map[string]func(context.Context, query) (any, error) 
 		"run.list":      func(ctx context.Context, q query) (any, error) { return runs.Runs(ctx, q.Cursor, q.limit()) },
 		"schedule.get":  func(ctx context.Context, q query) (any, error) { return runs.Schedule(ctx, q.ID) },
 		"schedule.list": func(ctx context.Context, q query) (any, error) { return runs.Schedules(ctx, q.Cursor, q.limit()) },
+		"agent.history": func(ctx context.Context, q query) (any, error) { return history(ctx, agents, q) },
+		"run.history":   func(ctx context.Context, q query) (any, error) { return runs.History(ctx, q.ID) },
+		"dead.get":      func(ctx context.Context, q query) (any, error) { return s.conn.DeadLetter(ctx, q.Seq) },
+		"dead.list": func(ctx context.Context, q query) (any, error) {
+			filter := event.DeadFilter{Class: q.Class, Subject: q.Subject, AgentID: q.AgentID, RunID: q.RunID, Since: q.Since}
+			return s.conn.DeadLetters(ctx, filter, q.Cursor, q.limit())
+		},
 		"system.health": func(ctx context.Context, _ query) (any, error) { return s.health(ctx), nil },
 	}
 }
@@ -49,6 +69,22 @@ func (q query) limit() int {
 		return queryLimit
 	}
 	return min(q.Limit, maxQuery)
+}
+
+// history is the answer to agent.history: the newest entries, all of them unless the request says otherwise.
+func history(ctx context.Context, agents *lifecycle.Queries, q query) (any, error) {
+	entries, err := agents.History(ctx, q.ID)
+	if err == nil && len(entries) == 0 {
+		_, err = agents.Get(ctx, q.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	entries = slices.DeleteFunc(entries, func(h lifecycle.HistoryEntry) bool { return h.At.Before(q.Since) })
+	if q.Limit > 0 {
+		entries = entries[max(0, len(entries)-q.Limit):]
+	}
+	return event.List[lifecycle.HistoryEntry]{Items: entries}, nil
 }
 
 // health is the answer to system.health.
