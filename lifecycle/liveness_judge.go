@@ -45,7 +45,7 @@ type Judge struct {
 	revs   *storage.Revisions
 	roster *roster
 	lease  *lease
-	start  time.Time // of the monotonic clock
+	clock  func() tick // monotonic, and never 0; it goes on while the process is stopped
 
 	mark     tick // of the last checkpoint
 	since    tick // since when the lease is held and the store answers; 0: it is not, or does not
@@ -60,15 +60,12 @@ func NewJudge(cfg JudgeConfig) *Judge {
 	if cfg.Wake == nil {
 		cfg.Wake = func([]string) {}
 	}
-	revs := storage.NewRevisions()
+	revs, start := storage.NewRevisions(), time.Now()
 	return &Judge{
 		cfg: cfg, revs: revs, roster: newRoster(), lease: newLease(cfg.Store, revs),
-		start: time.Now(),
+		clock: func() tick { return time.Since(start) + time.Nanosecond },
 	}
 }
-
-// clock is monotonic, and never 0. It goes on while the process is stopped.
-func (j *Judge) clock() tick { return time.Since(j.start) + time.Nanosecond }
 
 // Run listens and judges until ctx ends; then it gives the lease back. It fails only if it cannot subscribe.
 func (j *Judge) Run(ctx context.Context) error {

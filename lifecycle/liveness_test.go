@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -122,12 +123,13 @@ func beating(instance string, seconds float64) *event.Register {
 	return r
 }
 
-// The whole life of agents, with one judge: who falls silent is suspect, then lost, and live again with its next word; who has never beaten is left alone.
+// The whole life of agents, with two judges of which one judges: who falls silent is suspect, then lost, and live again with its next word; who has never beaten is left alone.
 func TestSilentAgentsAreLost(t *testing.T) {
 	t.Parallel()
 	eachStore(t, func(f *fleet) {
 		f.serve()
 		f.judged()
+		f.judged() // another replica, on the same store
 		for _, id := range []string{"beats", "falls silent", "unwatched", "old client"} {
 			r := beating("p1", 1)
 			if id == "unwatched" || id == "old client" {
@@ -164,5 +166,51 @@ func TestSilentAgentsAreLost(t *testing.T) {
 		f.becomes("falls silent", event.LivenessLost) // it still does not beat
 		f.beats(`{"instance":"p1"}`, "falls silent")
 		f.becomes("falls silent", event.LivenessLive)
+		var said []event.Liveness
+		history, err := f.queries.History(t.Context(), "falls silent")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range history {
+			if h.Event == lifecycle.EventLiveness {
+				said = append(said, h.Liveness)
+			}
+		}
+		want := []event.Liveness{
+			event.LivenessSuspect, event.LivenessLost, event.LivenessLive, event.LivenessSuspect, event.LivenessLost, event.LivenessLive,
+		}
+		if !slices.Equal(said, want) {
+			t.Errorf("its history is %v, want %v", said, want)
+		}
 	})
+}
+
+// A heartbeat of a process that is not registered counts for nothing, and is refused if it says where.
+func TestHeartbeatsOfStrangersAreRefused(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, boltStore(t))
+	f.serve()
+	f.judged()
+	f.say(event.VerbRegister, "replaced", beating("new", 1))
+	f.becomes("replaced", event.LivenessLive)
+	f.beats(`{"load":0.5,"instance":"old"}`, "replaced")
+	for _, tc := range []struct {
+		agent, body string
+		want        event.Code
+	}{
+		{"replaced", `{"load":0.5,"instance":"old"}`, event.CodeStaleInstance},
+		{"stranger", `{"instance":"old"}`, event.CodeUnknownAgent},
+		{"stranger too", ``, event.CodeUnknownAgent},
+	} {
+		var o event.Outcome
+		bustest.Eventually(f, "the beat is refused", func() bool {
+			m, err := f.conn.NC().Request(event.HeartbeatSubject(event.MustToken(tc.agent)), []byte(tc.body), time.Second)
+			return err == nil && event.Unmarshal(m.Data, &o) == nil
+		})
+		if o.OK || o.Error == nil || o.Error.Code != tc.want {
+			t.Errorf("%s %s: %+v, want %s", tc.agent, tc.body, o.Error, tc.want)
+		}
+	}
+	f.becomes("replaced", event.LivenessLost) // the old process beats all the time
+	f.wantUnknown("stranger")
 }
