@@ -70,6 +70,7 @@ type change struct {
 	drains        []SlotChange
 	cause         string // of the fact
 	spawn         []Spawn
+	rendered      map[string]event.Raw // inputs of tasks that were reached by this change
 	story         []event.Transition
 	remove        []storage.IndexOp
 	group         *group // the Txn it goes out with

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
 )
 
 // The clocks of an attempt.
@@ -76,11 +77,13 @@ func (*Tick) input()    {}
 
 // At is where and when an input happened. Decide knows no other clock and no other chance.
 type At struct {
-	Now    time.Time // wall clock
-	Seq    uint64    // of the message, 0 for inputs that are none
-	Stream time.Time // stream timestamp of the message
-	Random float64   // in [0,1), for jitter
-	Adopt  bool      // the store regressed after the run was created: attempts it does not know of may be real
+	Now    time.Time                 // wall clock
+	Seq    uint64                    // of the message, 0 for inputs that are none
+	Stream time.Time                 // stream timestamp of the message
+	Random float64                   // in [0,1), for jitter
+	Data   map[storage.Key]event.Raw // documents that were found to be needed; nil for those that do not exist
+	Last   bool                      // no more will be loaded: whatever is still needed is too much
+	Adopt  bool                      // the store regressed after the run was created: attempts it does not know of may be real
 }
 
 // SlotChange is what a decision means for a slot of an agent.
@@ -112,16 +115,19 @@ const (
 // changed.
 type Decision struct {
 	Run    *Run
-	Refuse *event.Error // the input is refused; nothing changes
+	Refuse *event.Error  // the input is refused; nothing changes
+	Need   []storage.Key // nothing is decided: these documents must be loaded into At.Data first
 	Slots  []SlotChange
-	Ask    string      // task whose agent is to be asked again
-	Big    *Output     // output that is too large for the run document
-	Ended  string      // task that ended with this input; of several, the one it was about
-	Moved  []RunTask   // tasks that ended, when they go into documents of their own
-	Cause  string      // of the fact that tells of the change, empty for none
-	Spawn  []Spawn     // children to be made by the same Txn
-	Opened string      // forEach whose items are known with this input
-	Pages  []event.Raw // its items, kept beside the run
+	Ask    string               // task whose agent is to be asked again
+	Big    *Output              // output that is too large for the run document
+	Result event.Raw            // output of the run, when it is too large for its document
+	Inputs map[string]event.Raw // what tasks that were reached are given, if that was computed
+	Ended  string               // task that ended with this input; of several, the one it was about
+	Moved  []RunTask            // tasks that ended, when they go into documents of their own
+	Cause  string               // of the fact that tells of the change, empty for none
+	Spawn  []Spawn              // children to be made by the same Txn
+	Opened string               // forEach whose items are known with this input
+	Pages  []event.Raw          // its items, kept beside the run
 }
 
 // Output is what an attempt of a task has brought; the attempt is 0 if no agent did it.
@@ -166,6 +172,7 @@ type decider struct {
 	at      At
 	old     *Run
 	run     *Run
+	started *event.RunStart // the command, while the run is being created
 	changed bool
 	out     Decision
 
@@ -189,10 +196,13 @@ func (d *decider) refuse(code event.Code, format string, args ...any) {
 }
 
 func (d *decider) finish() Decision {
+	if d.changed && d.def.graph() {
+		d.advance()
+	}
+	if len(d.out.Need) > 0 {
+		return Decision{Need: d.out.Need}
+	}
 	if d.changed {
-		if d.def.graph() {
-			d.advance()
-		}
 		d.run.Seq = max(d.run.Seq, d.at.Seq)
 		d.run.Version++
 		if d.run.State.Final() {
@@ -257,7 +267,7 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 	if e.Legacy {
 		run.Look = at.Stream.Add(LegacyTimeout)
 	}
-	d := &decider{def: def, at: at, run: run, changed: true}
+	d := &decider{def: def, at: at, run: run, started: e, changed: true}
 	if in.Parent == nil { // children have no command
 		d.run.apply(at.Seq)
 	}
@@ -306,18 +316,26 @@ func (d *Definition) after(t *Task) *Task {
 
 // reach brings a task of the definition into the run, if it is not there yet, and begins it.
 func (d *decider) reach(t *Task) {
-	rt := d.run.Find(t.TaskID)
-	if rt == nil {
-		d.run.Tasks = append(d.run.Tasks, RunTask{ID: t.TaskID})
-		rt = &d.run.Tasks[len(d.run.Tasks)-1]
-	}
+	rt := d.present(t)
 	rt.Settled, rt.Taken = 0, 0
 	d.changed = true
 	d.enter(t, rt)
 }
 
+// present returns a task of the run, putting it there if it was not.
+func (d *decider) present(t *Task) *RunTask {
+	if rt := d.run.Find(t.TaskID); rt != nil {
+		return rt
+	}
+	d.run.Tasks = append(d.run.Tasks, RunTask{ID: t.TaskID, State: event.TaskPending})
+	return &d.run.Tasks[len(d.run.Tasks)-1]
+}
+
 // enterAgent makes a task ready that an agent does.
-func (d *decider) enterAgent(rt *RunTask) {
+func (d *decider) enterAgent(t *Task, rt *RunTask) {
+	if !d.checkInput(t, rt) {
+		return
+	}
 	d.makeReady(rt)
 	if rt.Class == "" {
 		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: "task " + rt.ID +
@@ -457,6 +475,11 @@ func (d *decider) complete(t *RunTask, output event.Raw) {
 	}
 	t.Error = nil
 	d.endTask(t, event.TaskCompleted)
+	choice, err := d.choose(d.task(t.ID).Switch)
+	if err != nil {
+		d.blame(t, err)
+		return
+	}
 	d.run.Completed++
 	d.run.LastDone, d.run.LastBig = t.ID, 0
 	if t.Big {
@@ -464,12 +487,12 @@ func (d *decider) complete(t *RunTask, output event.Raw) {
 	}
 	d.out.Ended, d.out.Cause = t.ID, "task completed"
 	if d.def.graph() {
-		d.leave(t, event.TaskCompleted, "")
+		d.leave(t, event.TaskCompleted, choice)
 		return
 	}
 	if next := d.def.after(d.task(t.ID)); next != nil {
 		d.reach(next)
 		return
 	}
-	d.end(event.RunCompleted, nil)
+	d.succeed()
 }

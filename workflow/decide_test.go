@@ -153,6 +153,9 @@ type story struct {
 	run *Run
 	now time.Time
 	seq uint64
+
+	docs library
+	last Decision
 }
 
 func tell(t *testing.T, definition string, start *event.RunStart) *story {
@@ -176,10 +179,14 @@ func (s *story) at() At {
 func (s *story) put(in Input) Decision { return s.putAt(in, s.at()) }
 
 func (s *story) putAt(in Input, at At) Decision {
-	d := Decide(s.def, s.run, in, at)
+	if s.docs == nil {
+		s.docs = make(library)
+	}
+	d := s.docs.decide(s.def, s.run, in, at)
 	if d.Run != nil {
 		s.run = d.Run
 	}
+	s.last = d
 	return d
 }
 

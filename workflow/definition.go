@@ -398,8 +398,16 @@ func (d *Definition) Find(taskID string) *Task {
 
 // begins reports whether runs begin with the task.
 func (d *Definition) begins(taskID string) bool {
-	i := d.index[taskID]
-	return d.flow == nil && i == 0 || d.flow != nil && d.flow.in[i] == 0
+	i := d.placeOf(taskID)
+	return i == 0 && d.flow == nil || i >= 0 && d.flow != nil && d.flow.in[i] == 0
+}
+
+// placeOf returns the place of a task in the definition, -1 if it is not there.
+func (d *Definition) placeOf(taskID string) int {
+	if i, ok := d.index[taskID]; ok {
+		return i
+	}
+	return -1
 }
 
 // capability is what an agent must offer to do the task, empty for a named agent.

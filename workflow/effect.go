@@ -92,7 +92,8 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 	if t == nil || t.State != event.TaskAssigned {
 		return
 	}
-	in, err := e.taskInput(ctx, c, taskID)
+	def := c.def.Find(taskID)
+	in, err := e.taskInput(ctx, c, def)
 	if err != nil {
 		e.cfg.Log.Warn("task not sent", "run_id", c.after.ID, "task_id", taskID, "err", err)
 		if t.once() { // the others are asked again
@@ -100,7 +101,6 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 		}
 		return
 	}
-	def := c.def.Find(taskID)
 	task := event.Task{
 		RunID: c.after.ID, WorkflowID: c.after.Workflow, WorkflowVersion: c.after.DefVersion,
 		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.capability(),
@@ -130,37 +130,6 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 // neverSent reports whether a request failed before any of it left: the connection was down, or too many wait for an answer.
 func neverSent(err error) bool {
 	return errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, bus.ErrTooManyRequests)
-}
-
-// taskInput is what a task is given: its parameters or, if it has none and the run begins with it, the input of the run. In a definition of the old
-// kind the input of the run comes first.
-func (e *Engine) taskInput(ctx context.Context, c *change, taskID string) (event.Raw, error) {
-	in := c.def.Find(taskID).Parameters
-	if c.def.begins(taskID) && (!c.def.graph() || len(in) == 0) {
-		runInput := c.after.Input
-		if c.after.BigInput {
-			docs, err := e.cfg.Store.Get(ctx, runInputKey(c.after.ID))
-			if err != nil {
-				return nil, err
-			}
-			runInput = docs[0].Data
-		}
-		if !emptyObject(runInput) {
-			in = runInput
-		}
-	}
-	if len(in) == 0 || in.Kind() == 'n' {
-		in = event.Raw(`{}`)
-	}
-	return in, nil
-}
-
-func emptyObject(v event.Raw) bool {
-	if len(v) == 0 || v.Kind() == 'n' {
-		return true
-	}
-	compact := v.Clone()
-	return compact.Compact() == nil && string(compact) == "{}"
 }
 
 // heard takes an agent's answer to a task request. It runs on the connection's goroutine and must not block.

@@ -35,6 +35,8 @@ func (r *Run) encode() []byte {
 	o.OptString("last", r.LastDone)
 	o.OptInt("lastBig", int64(r.LastBig))
 	o.OptInt("story", int64(r.Story))
+	o.OptRaw("output", r.Output)
+	o.OptBool("bigOutput", r.BigOutput)
 	o.OptValue("marks", r.Marks != nil, r.Marks)
 	o.OptInt("waits", int64(r.Waits))
 	o.OptValue("parent", r.Parent != nil, r.Parent)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -273,7 +274,10 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 			}
 		}
 	}
-	d := Decide(c.def, c.after, what, at)
+	d, err := e.decideInput(ctx, v, c, what, at)
+	if err != nil {
+		return err
+	}
 	if gone, ok := what.(*Gone); ok && len(d.Slots) == 0 {
 		// The run knows nothing of the attempt, so nobody else will ever free its slot.
 		d.Slots = []SlotChange{{Agent: in.holder, Ref: gone.Ref, Kind: SlotGone}}
@@ -320,6 +324,12 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what I
 		c.ask = append(c.ask, d.Ask)
 	}
 	c.spawn = append(c.spawn, d.Spawn...)
+	if d.Inputs != nil {
+		if c.rendered == nil {
+			c.rendered = make(map[string]event.Raw, len(d.Inputs))
+		}
+		maps.Copy(c.rendered, d.Inputs)
+	}
 	var docs []document
 	for i, page := range d.Pages {
 		docs = append(docs, document{key: itemsKey(d.Run.ID, d.Opened, d.Run.Find(d.Opened).Attempt, i), data: page})
@@ -329,6 +339,9 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what I
 	}
 	if d.Big != nil {
 		docs = append(docs, document{key: outputKey(d.Run.ID, d.Big.TaskID, d.Big.Attempt), data: d.Big.Data})
+	}
+	if d.Result != nil {
+		docs = append(docs, document{key: runResultKey(d.Run.ID), data: d.Result})
 	}
 	for i := range d.Moved {
 		docs = append(docs, document{key: runTaskKey(d.Run.ID, d.Moved[i].ID), data: event.MustMarshal(&d.Moved[i])})

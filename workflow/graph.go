@@ -140,8 +140,8 @@ func (d *decider) advance() {
 			d.begin(place)
 		case d.admit():
 		default:
-			if !d.busy() {
-				d.end(event.RunCompleted, nil)
+			if !d.busy() && len(d.out.Need) == 0 {
+				d.succeed()
 			}
 			return
 		}
@@ -191,9 +191,20 @@ func (d *decider) skip(t *RunTask) {
 	d.leave(t, event.TaskSkipped, "")
 }
 
-// begin begins a task whose edges have met. In a large graph one for an agent waits until there is room.
+// begin begins a task whose edges have met, unless its condition does not hold. In a large graph one for an agent waits until there is room.
 func (d *decider) begin(place int) {
 	task := &d.def.Tasks[place]
+	if task.When != "" {
+		holds, err := d.condition(task.When)
+		if err != nil {
+			d.blame(d.present(task), err)
+			return
+		}
+		if !holds {
+			d.skip(d.present(task))
+			return
+		}
+	}
 	if d.run.Marks != nil && d.def.kind(task) == nodeAgent {
 		d.run.Tasks = slices.DeleteFunc(d.run.Tasks, func(t RunTask) bool { return t.ID == task.TaskID })
 		d.run.setMark(place, markWaits)
@@ -268,7 +279,7 @@ func (m mark) state() event.TaskState {
 }
 
 func (r *Run) mark(place int) mark {
-	if place/2 >= len(r.Marks) {
+	if place < 0 || place/2 >= len(r.Marks) {
 		return markNone
 	}
 	return mark(r.Marks[place/2] >> (4 * (place % 2)) & 0xF)

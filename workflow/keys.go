@@ -13,6 +13,7 @@ import (
 
 func runKey(run string) storage.Key       { return storage.Key("run/" + run) }
 func runInputKey(run string) storage.Key  { return storage.Key("run-input/" + run) }
+func runResultKey(run string) storage.Key { return storage.Key("run-result/" + run) }
 func definitionKey(id string) storage.Key { return storage.Key("workflow/" + id) } // which version is the latest
 func scheduleKey(id string) storage.Key   { return storage.Key("schedule/" + id) }
 func sessionKey(replica string) storage.Key {

@@ -35,7 +35,7 @@ func (d *Definition) kind(t *Task) nodeKind {
 func (d *decider) enter(t *Task, rt *RunTask) {
 	switch d.def.kind(t) {
 	case nodeAgent:
-		d.enterAgent(rt)
+		d.enterAgent(t, rt)
 	case nodePass:
 		d.complete(rt, nil)
 	case nodeChildren:

@@ -262,12 +262,15 @@ func header(r *Run) *event.Run {
 
 func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*event.Run, error) {
 	s := header(r)
-	s.Input = r.Input
+	s.Input, s.Output = r.Input, r.Output
 	var keys []storage.Key // of what is still to be read, and what to do with it
 	var fill []func(data []byte)
 	want := func(k storage.Key, f func([]byte)) { keys, fill = append(keys, k), append(fill, f) }
 	if r.BigInput {
 		want(runInputKey(r.ID), func(b []byte) { s.Input = b })
+	}
+	if r.BigOutput {
+		want(runResultKey(r.ID), func(b []byte) { s.Output = b })
 	}
 	s.Tasks = r.way(def)
 	for i := range s.Tasks {
@@ -369,14 +372,14 @@ func fillTask(s *event.RunTask, t *RunTask) {
 	}
 }
 
-// finish adds the run's output, which is the one of its last task, and leaves out what is too large to show.
+// finish adds the run's output, which is the one of its last task unless the definition says another, and leaves out what is too large to show.
 func finish(s *event.Run, r *Run) {
 	if r.State == event.RunCompleted {
 		if r.Total == 0 {
 			s.Output = event.Raw(`{"message":"Workflow has no tasks"}`)
 		}
 		for i := range s.Tasks {
-			if s.Tasks[i].TaskID == r.LastDone {
+			if s.Tasks[i].TaskID == r.LastDone && s.Output == nil {
 				s.Output = s.Tasks[i].Output
 			}
 		}

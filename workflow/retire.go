@@ -147,6 +147,9 @@ func (e *Engine) partsOf(ctx context.Context, r *Run) ([]storage.Key, error) {
 	if r.BigInput {
 		keys = append(keys, runInputKey(r.ID))
 	}
+	if r.BigOutput {
+		keys = append(keys, runResultKey(r.ID))
+	}
 	for i := range r.Tasks {
 		if t := &r.Tasks[i]; t.Big {
 			keys = append(keys, outputKey(r.ID, t.ID, t.Attempt))

@@ -26,19 +26,21 @@ type Run struct {
 	Created    time.Time         `json:"created"`           // stream timestamp of the start command
 	Ended      time.Time         `json:"ended,omitzero"`
 	Error      *event.TaskError  `json:"error,omitzero"`
-	Seq        uint64            `json:"seq,omitzero"`     // highest sequence of StreamWork taken in
-	Commands   []uint64          `json:"cmds,omitzero"`    // sequences of the last appliedCommands commands
-	Look       time.Time         `json:"look,omitzero"`    // the run's own timer
-	Total      int               `json:"total"`            // tasks on the path
-	Completed  int               `json:"completed"`        // of them, completed
-	Tasks      []RunTask         `json:"tasks,omitzero"`   // active tasks, and ended ones that are inline
-	Recent     []EndedTask       `json:"recent,omitzero"`  // ended tasks that were moved out last, for repeats
-	LastDone   string            `json:"last,omitzero"`    // task that ended last: its output is the run's
-	LastBig    int               `json:"lastBig,omitzero"` // attempt whose output document that is, 0 if inline
-	Story      int               `json:"story,omitzero"`   // transitions in its timeline so far
-	Marks      []byte            `json:"marks,omitzero"`   // of a large graph: how far each task has come, half a byte each in the order of the definition
-	Waits      int               `json:"waits,omitzero"`   // of a large graph: tasks that wait for room
-	Parent     *ParentRef        `json:"parent,omitzero"`  // of a child: the run that has started it
+	Seq        uint64            `json:"seq,omitzero"`       // highest sequence of StreamWork taken in
+	Commands   []uint64          `json:"cmds,omitzero"`      // sequences of the last appliedCommands commands
+	Look       time.Time         `json:"look,omitzero"`      // the run's own timer
+	Total      int               `json:"total"`              // tasks on the path
+	Completed  int               `json:"completed"`          // of them, completed
+	Tasks      []RunTask         `json:"tasks,omitzero"`     // active tasks, and ended ones that are inline
+	Recent     []EndedTask       `json:"recent,omitzero"`    // ended tasks that were moved out last, for repeats
+	LastDone   string            `json:"last,omitzero"`      // task that ended last: its output is the run's
+	LastBig    int               `json:"lastBig,omitzero"`   // attempt whose output document that is, 0 if inline
+	Story      int               `json:"story,omitzero"`     // transitions in its timeline so far
+	Output     event.Raw         `json:"output,omitzero"`    // of a definition that says what it is
+	BigOutput  bool              `json:"bigOutput,omitzero"` // it is in a document of its own
+	Marks      []byte            `json:"marks,omitzero"`     // of a large graph: how far each task has come, half a byte each in the order of the definition
+	Waits      int               `json:"waits,omitzero"`     // of a large graph: tasks that wait for room
+	Parent     *ParentRef        `json:"parent,omitzero"`    // of a child: the run that has started it
 }
 
 // EndedTask remembers how a task ended that is no longer in the document.

@@ -161,11 +161,16 @@ func (e *Engine) outputs(ctx context.Context, runs []*Run) ([]event.Raw, error) 
 	var fill []func(data []byte) error
 	for i, r := range runs {
 		out[i] = event.Raw("null")
-		if r == nil || r.State != event.RunCompleted || r.LastDone == "" {
+		if r == nil || r.State != event.RunCompleted || r.LastDone == "" && r.Output == nil && !r.BigOutput {
 			continue
 		}
 		last := r.Find(r.LastDone)
 		switch {
+		case r.Output != nil:
+			out[i] = r.Output
+		case r.BigOutput:
+			keys = append(keys, runResultKey(r.ID))
+			fill = append(fill, func(data []byte) error { out[i] = data; return nil })
 		case r.LastBig > 0:
 			keys = append(keys, outputKey(r.ID, r.LastDone, r.LastBig))
 			fill = append(fill, func(data []byte) error { out[i] = data; return nil })
