@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -123,4 +124,137 @@ func TestForEachOnTwoReplicas(t *testing.T) {
 			t.Errorf("the run ended as %s", event.MustMarshal(r))
 		}
 	}
+}
+
+// A workflow inside of a workflow is given its input by the outer one, and its output is the output of the task.
+func TestSubWorkflow(t *testing.T) {
+	b := setup(t)
+	b.serve(t, "a", []string{"double"}, func(_ context.Context, task *agent.Task) (any, error) {
+		var in struct{ N int }
+		if err := task.Bind(&in); err != nil || in.N < 0 {
+			return nil, agent.Permanent(agent.Fail("negative", "no"))
+		}
+		return 2 * in.N, nil
+	})
+	b.call(t, event.KindWorkflowApply, "inner", &workflow.Definition{ID: "inner", Tasks: []workflow.Task{{TaskID: "t", AgentCapability: "double"}}})
+	outer := &workflow.Definition{ID: "outer", Tasks: []workflow.Task{{TaskID: "sub", Node: workflow.Node{
+		Workflow: &workflow.SubWorkflow{ID: "inner", Input: event.Raw(`{"n":"${{ input.k + 1 }}"}`)},
+	}}}}
+	b.call(t, event.KindWorkflowApply, "outer", outer)
+	many := &workflow.Definition{ID: "many", Tasks: []workflow.Task{{TaskID: "subs", Node: workflow.Node{
+		ForEach:  &workflow.ForEach{Items: "[1, 2, 3]", OnFailure: "collect"},
+		Workflow: &workflow.SubWorkflow{ID: "outer", Input: event.Raw(`{"k":"${{ item - 3 }}"}`)},
+	}}}}
+	b.call(t, event.KindWorkflowApply, "many", many)
+	lost := &workflow.Definition{ID: "lost", Tasks: []workflow.Task{{TaskID: "sub", Node: workflow.Node{Workflow: &workflow.SubWorkflow{ID: "nobody"}}}}}
+	b.call(t, event.KindWorkflowApply, "lost", lost)
+	self := &workflow.Definition{ID: "self", Tasks: []workflow.Task{{TaskID: "sub", Node: workflow.Node{Workflow: &workflow.SubWorkflow{ID: "self"}}}}}
+	b.call(t, event.KindWorkflowApply, "self", self)
+	for _, tt := range []struct {
+		workflow, input, want string
+		state                 event.RunState
+	}{
+		{"outer", `{"k":20}`, `42`, event.RunCompleted},
+		{"outer", `{"k":-20}`, `negative`, event.RunFailed},
+		{"outer", `{"k":"x"}`, `expression_error`, event.RunFailed},
+		{"many", `{}`, `[{"error":{"code":"negative","message":"no","retryable":false}},0,2]`, event.RunCompleted},
+		{"lost", `{}`, `unknown_definition`, event.RunFailed},
+		{"self", `{}`, `too_deep`, event.RunFailed},
+	} {
+		run := uuid.NewString()
+		b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: tt.workflow, Input: event.Raw(tt.input)})
+		r := b.ended(t, run)
+		got := string(r.Output)
+		if r.Error != nil {
+			got = r.Error.Code
+		}
+		if r.State != tt.state || got != tt.want {
+			t.Errorf("%s of %s ended as %s", tt.workflow, tt.input, event.MustMarshal(r))
+		}
+	}
+}
+
+func TestLoop(t *testing.T) {
+	b := setup(t)
+	b.serve(t, "a", []string{"count"}, func(_ context.Context, task *agent.Task) (any, error) {
+		var in struct{ Before *int }
+		if err := task.Bind(&in); err != nil {
+			return nil, err
+		}
+		if in.Before == nil {
+			return 1, nil
+		}
+		return *in.Before + 1, nil
+	})
+	for _, tt := range []struct {
+		while, want string
+		most        int
+		state       event.RunState
+	}{
+		{"output < input.until", "5", 10, event.RunCompleted},
+		{"output < input.until && index < 2", "3", 10, event.RunCompleted},
+		{"true", "loop_limit", 4, event.RunFailed},
+		{"output.x", "expression_error", 4, event.RunFailed},
+	} {
+		id := "loop-" + uuid.NewString()
+		b.call(t, event.KindWorkflowApply, id, &workflow.Definition{ID: id, Tasks: []workflow.Task{{
+			TaskID: "again", AgentCapability: "count", Parameters: event.Raw(`{"before":"${{ output }}"}`),
+			Node: workflow.Node{Loop: &workflow.Loop{While: tt.while, Max: tt.most}},
+		}}})
+		run := uuid.NewString()
+		b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: id, Input: event.Raw(`{"until":5}`)})
+		r := b.ended(t, run)
+		got := string(r.Output)
+		if r.Error != nil {
+			got = r.Error.Code
+		}
+		if r.State != tt.state || got != tt.want {
+			t.Errorf("while %s ended as %s", tt.while, event.MustMarshal(r))
+		}
+	}
+}
+
+// Cancelling a run reaches the agents that work on the children of its children.
+func TestCancelReachesChildren(t *testing.T) {
+	b := setup(t)
+	began, stopped := make(chan struct{}, 10), make(chan struct{}, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	a, err := agent.New(agent.Config{Conn: b.conn.NC(), ID: "slow", Name: "slow", Version: "1", Capabilities: []string{"slow"}, Slots: 4},
+		func(ctx context.Context, _ *agent.Task) (any, error) {
+			began <- struct{}{}
+			<-ctx.Done()
+			stopped <- struct{}{}
+			return nil, context.Cause(ctx)
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	<-a.Ready()
+	b.call(t, event.KindWorkflowApply, "inner", &workflow.Definition{ID: "inner", Tasks: []workflow.Task{{
+		TaskID: "each", AgentCapability: "slow", Node: workflow.Node{ForEach: &workflow.ForEach{Items: "[1, 2]"}},
+	}}})
+	b.call(t, event.KindWorkflowApply, "outer", &workflow.Definition{ID: "outer", Tasks: []workflow.Task{{
+		TaskID: "subs", Node: workflow.Node{ForEach: &workflow.ForEach{Items: "[1, 2]"}, Workflow: &workflow.SubWorkflow{ID: "inner"}},
+	}}})
+	run := uuid.NewString()
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "outer"})
+	for range 4 {
+		<-began
+	}
+	at := time.Now()
+	b.call(t, event.KindRunCancel, run, map[string]string{"reason": "enough"})
+	for range 4 {
+		<-stopped
+	}
+	t.Logf("all agents had stopped %s after the cancel", time.Since(at))
+	if r := b.ended(t, run); r.State != event.RunCancelled || r.Error.Message != "enough" {
+		t.Errorf("run ended as %s", event.MustMarshal(r))
+	}
+	bustest.Eventually(t, "all slots are free", func() bool {
+		a, err := b.agents.Get(t.Context(), "slow")
+		return err == nil && len(a.Held) == 0
+	})
 }
