@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/storage"
 )
 
 // Bounds of what a task repeats.
@@ -62,8 +63,40 @@ type Children struct {
 	Failed int              `json:"failed,omitzero"`
 	Error  *event.TaskError `json:"error,omitzero"` // of the first that failed
 	Again  bool             `json:"again,omitzero"` // of a loop: its condition holds
-	Past   []int            `json:"past,omitzero"`  // how many were started in the rounds before
+	Past   []int            `json:"past,omitzero"`  // how many there were in the rounds before
 }
+
+// family is all children that a task has had in one round.
+type family struct {
+	run, task    string
+	round, count int
+}
+
+// familiesOf returns the children that a task has had, round by round.
+func familiesOf(run string, t *RunTask) []family {
+	if t.Kids == nil {
+		return nil
+	}
+	list := make([]family, 0, len(t.Kids.Past)+1)
+	for i, n := range append(slices.Clone(t.Kids.Past), t.Kids.count()) {
+		list = append(list, family{run: run, task: t.ID, round: t.Attempt - len(t.Kids.Past) + i, count: n})
+	}
+	return list
+}
+
+// itemPages names the documents that may hold the items of these children.
+func itemPages(families []family) []storage.Key {
+	var keys []storage.Key
+	for _, f := range families {
+		for page := range (f.count + itemsPage - 1) / itemsPage {
+			keys = append(keys, itemsKey(f.run, f.task, f.round, page))
+		}
+	}
+	return keys
+}
+
+// count is how many children there are, or have been so far if nobody knows.
+func (k *Children) count() int { return max(k.Total, k.Next) }
 
 // Opened says how many items a forEach has, and holds them by pages.
 type Opened struct {
@@ -160,7 +193,7 @@ func (d *decider) enterChildren(t *Task, rt *RunTask) {
 		k.Total = 1
 	}
 	if old := rt.Kids; old != nil {
-		k.Past = append(slices.Clone(old.Past), old.Next)
+		k.Past = append(slices.Clone(old.Past), old.count())
 	}
 	rt.Attempt++
 	rt.State, rt.Kids, rt.Class, rt.Retry = event.TaskWaiting, k, "", time.Time{}

@@ -2,7 +2,9 @@ package workflow_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,4 +259,63 @@ func TestCancelReachesChildren(t *testing.T) {
 		a, err := b.agents.Get(t.Context(), "slow")
 		return err == nil && len(a.Held) == 0
 	})
+}
+
+// The children of a run are not listed with other runs but under it, and go with it.
+func TestChildrenAreListedAndRetired(t *testing.T) {
+	b := setup(t)
+	large := strings.Repeat("x", 3000)
+	b.serve(t, "a", []string{"double"}, func(_ context.Context, task *agent.Task) (any, error) { return task.Input, nil })
+	each := mapOver("inner", workflow.ForEach{})
+	each.Tasks[0].Parameters = event.Raw(`{"item":"${{ item }}","text":"` + large + `"}`)
+	b.call(t, event.KindWorkflowApply, "inner", each)
+	b.call(t, event.KindWorkflowApply, "outer", &workflow.Definition{ID: "outer", Tasks: []workflow.Task{{
+		TaskID: "sub", Node: workflow.Node{Workflow: &workflow.SubWorkflow{ID: "inner", Input: event.Raw(`{"items":"${{ input.items }}"}`)}},
+	}}})
+	run := uuid.NewString()
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "outer", Input: event.Raw(`{"items":[1,2,3,4,5]}`)})
+	if r := b.ended(t, run); r.State != event.RunCompleted || r.Tasks[0].Children.Done != 1 {
+		t.Fatalf("the run ended as %s", event.MustMarshal(r))
+	}
+	if page, err := b.runs.Runs(t.Context(), "", 10); err != nil || len(page.Items) != 1 {
+		t.Errorf("%d runs are listed, %v", len(page.Items), err)
+	}
+	subs, err := b.runs.Children(t.Context(), run, "", 10)
+	if err != nil || len(subs.Items) != 1 || subs.Items[0].WorkflowID != "inner" {
+		t.Fatalf("the children of the run are %+v, %v", subs, err)
+	}
+	var children []string
+	for cursor := ""; ; {
+		page, err := b.runs.Children(t.Context(), subs.Items[0].RunID, cursor, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range page.Items {
+			if p := page.Items[i].Parent; p.RunID != subs.Items[0].RunID || p.TaskID != "each" || p.Index != len(children) {
+				t.Errorf("child %d is %+v", len(children), p)
+			}
+			children = append(children, page.Items[i].RunID)
+		}
+		if cursor = page.NextCursor; cursor == "" {
+			break
+		}
+	}
+	if len(children) != 5 {
+		t.Fatalf("%d children are listed", len(children))
+	}
+	if r, err := b.runs.Run(t.Context(), children[3]); err != nil || r.State != event.RunCompleted || !strings.Contains(string(r.Output), `"item":4`) {
+		t.Errorf("a child is shown as %s, %v", event.MustMarshal(r), err)
+	}
+	if n, err := b.engine.Retire(t.Context(), time.Now().Add(8*24*time.Hour)); n != 1 || err != nil {
+		t.Fatalf("%d runs were removed, %v", n, err)
+	}
+	for _, id := range append(children, run, subs.Items[0].RunID) {
+		if _, err := b.runs.Run(t.Context(), id); !errors.Is(err, &event.Error{Code: event.CodeUnknownRun}) {
+			t.Errorf("run %s is still there: %v", id, err)
+		}
+	}
+	key := storage.Key("run-items/" + subs.Items[0].RunID + "/each/1/0")
+	if docs, err := b.store.Get(t.Context(), key); err != nil || docs[0].Rev != "" {
+		t.Errorf("%s is still there, %v", key, err)
+	}
 }

@@ -113,37 +113,103 @@ func (e *Engine) retirePage(ctx context.Context, page []storage.Entry, horizon t
 	return removed, nil
 }
 
-// retireRun deletes a run with all its documents. A Txn must put a document, which keeps a late repeat of it from being taken for a new one: the
-// retirement counter serves.
+// retireRun deletes a run with all its documents, after those of its children.
 func (e *Engine) retireRun(ctx context.Context, r *Run, d storage.Doc) error {
-	parts, err := e.partsOf(ctx, r)
+	parts, families, err := e.partsOf(ctx, r)
 	if err != nil {
 		return err
 	}
-	counter, err := e.cfg.Store.Get(ctx, append([]storage.Key{retiredKey}, parts...)...)
+	for _, f := range families {
+		if err := e.retireChildren(ctx, f); err != nil {
+			return err
+		}
+	}
+	return e.remove(ctx, []gone{{run: r, doc: d, parts: parts}})
+}
+
+// retireChildren deletes the children of a task, a page at a time.
+func (e *Engine) retireChildren(ctx context.Context, f family) error {
+	for first := 0; first < f.count; first += retirePage {
+		keys := make([]storage.Key, 0, retirePage)
+		for i := first; i < min(first+retirePage, f.count); i++ {
+			keys = append(keys, runKey(childID(f.run, f.task, f.round, i)))
+		}
+		docs, err := e.cfg.Store.Get(ctx, keys...)
+		if err != nil {
+			return fmt.Errorf("read old children: %w", err)
+		}
+		var list []gone
+		for _, d := range docs {
+			child := new(Run)
+			if d.Rev == "" || event.Unmarshal(d.Data, child) != nil || child.Parent == nil || child.Parent.Run != f.run {
+				continue
+			}
+			parts, families, err := e.partsOf(ctx, child)
+			if err != nil {
+				return err
+			}
+			for _, f := range families {
+				if err := e.retireChildren(ctx, f); err != nil {
+					return err
+				}
+			}
+			list = append(list, gone{run: child, doc: d, parts: parts})
+		}
+		if err := e.remove(ctx, list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gone is a run that is deleted, and its parts.
+type gone struct {
+	run   *Run
+	doc   storage.Doc
+	parts []storage.Key
+}
+
+// remove deletes runs in one Txn. A Txn must put a document, which keeps a late repeat of it from being taken for a new one: the retirement counter serves.
+func (e *Engine) remove(ctx context.Context, runs []gone) error {
+	if len(runs) == 0 {
+		return nil
+	}
+	keys := []storage.Key{retiredKey}
+	for _, g := range runs {
+		keys = append(keys, g.parts...)
+	}
+	found, err := e.cfg.Store.Get(ctx, keys...)
 	if err != nil {
-		return err
+		return fmt.Errorf("read the parts of old runs: %w", err)
 	}
 	t := storage.Txn{
-		Rev:         e.revs.Next(),
-		If:          []storage.Cond{{Key: retiredKey, Rev: counter[0].Rev}, {Key: d.Key, Rev: d.Rev}},
-		Put:         []storage.Put{{Key: retiredKey, Data: []byte(r.ID)}},
-		Delete:      []storage.Key{d.Key},
-		IndexRemove: []storage.IndexOp{{Index: runIndex, Member: r.ID}},
-		LogDelete:   []storage.Log{timelineLog(r.ID)},
+		Rev: e.revs.Next(),
+		If:  []storage.Cond{{Key: retiredKey, Rev: found[0].Rev}},
+		Put: []storage.Put{{Key: retiredKey, Data: []byte(runs[0].run.ID)}},
 	}
-	for _, part := range counter[1:] {
+	for _, g := range runs {
+		t.If = append(t.If, storage.Cond{Key: g.doc.Key, Rev: g.doc.Rev})
+		t.Delete = append(t.Delete, g.doc.Key)
+		t.LogDelete = append(t.LogDelete, timelineLog(g.run.ID))
+		if g.run.Parent == nil {
+			t.IndexRemove = append(t.IndexRemove, storage.IndexOp{Index: runIndex, Member: g.run.ID})
+		}
+	}
+	for _, part := range found[1:] {
 		if part.Rev != "" {
 			t.If = append(t.If, storage.Cond{Key: part.Key, Rev: part.Rev})
 			t.Delete = append(t.Delete, part.Key)
 		}
 	}
-	return e.cfg.Store.Commit(ctx, t)[0]
+	if err := e.cfg.Store.Commit(ctx, t)[0]; err != nil {
+		return err
+	}
+	e.runs.Forget(t.Delete...)
+	return nil
 }
 
-// partsOf lists the documents that a run may have besides its own.
-func (e *Engine) partsOf(ctx context.Context, r *Run) ([]storage.Key, error) {
-	var keys []storage.Key
+// partsOf lists the documents that a run may have besides its own, and the children it may have.
+func (e *Engine) partsOf(ctx context.Context, r *Run) (keys []storage.Key, families []family, err error) {
 	if r.BigInput {
 		keys = append(keys, runInputKey(r.ID))
 	}
@@ -151,16 +217,18 @@ func (e *Engine) partsOf(ctx context.Context, r *Run) ([]storage.Key, error) {
 		keys = append(keys, runResultKey(r.ID))
 	}
 	for i := range r.Tasks {
-		if t := &r.Tasks[i]; t.Big {
+		t := &r.Tasks[i]
+		if t.Big {
 			keys = append(keys, outputKey(r.ID, t.ID, t.Attempt))
 		}
+		families = append(families, familiesOf(r.ID, t)...)
 	}
 	if r.Total <= inlineTasks {
-		return keys, nil
+		return append(keys, itemPages(families)...), families, nil
 	}
 	def, err := e.definitionOf(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	moved := make([]storage.Key, len(def.Tasks))
 	for i := range def.Tasks {
@@ -168,7 +236,7 @@ func (e *Engine) partsOf(ctx context.Context, r *Run) ([]storage.Key, error) {
 	}
 	docs, err := e.cfg.Store.Get(ctx, moved...)
 	if err != nil {
-		return nil, fmt.Errorf("read tasks: %w", err)
+		return nil, nil, fmt.Errorf("read tasks: %w", err)
 	}
 	for _, d := range docs {
 		var t RunTask
@@ -179,6 +247,7 @@ func (e *Engine) partsOf(ctx context.Context, r *Run) ([]storage.Key, error) {
 		if t.Big {
 			keys = append(keys, outputKey(r.ID, t.ID, t.Attempt))
 		}
+		families = append(families, familiesOf(r.ID, &t)...)
 	}
-	return keys, nil
+	return append(keys, itemPages(families)...), families, nil
 }

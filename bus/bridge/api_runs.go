@@ -96,6 +96,9 @@ func (b *Bridge) runRoutes(api huma.API) {
 	}, b.listRuns)
 	handle(api, huma.Operation{Method: http.MethodGet, Path: "/runs/{id}", OperationID: "get-run", Summary: "Get a run", Tags: tags}, b.getRun)
 	handle(api, huma.Operation{
+		Method: http.MethodGet, Path: "/runs/{id}/children", OperationID: "list-children", Summary: "List the runs that the tasks of a run have started", Tags: tags,
+	}, b.listChildren)
+	handle(api, huma.Operation{
 		Method: http.MethodPost, Path: "/runs/{id}/cancel", OperationID: "cancel-run", Summary: "Cancel a run", Tags: tags,
 	}, b.cancelRun)
 }
@@ -117,6 +120,19 @@ func (b *Bridge) listRuns(ctx context.Context, in *pageInput) (*page[event.Run],
 		return b.cfg.Runs.Runs(ctx, in.Cursor, in.Limit)
 	})
 	return pageOf("/runs", in, list), err
+}
+
+// childrenInput asks for a page of the runs that the tasks of a run have started.
+type childrenInput struct {
+	ID string `path:"id" doc:"Id of the run"`
+	pageInput
+}
+
+func (b *Bridge) listChildren(ctx context.Context, in *childrenInput) (*page[event.Run], error) {
+	list, err := query(ctx, b, func(ctx context.Context) (event.List[event.Run], error) {
+		return b.cfg.Runs.Children(ctx, in.ID, in.Cursor, in.Limit)
+	})
+	return pageOf("/runs/"+url.PathEscape(in.ID)+"/children", &in.pageInput, list), err
 }
 
 func (b *Bridge) getRun(ctx context.Context, in *runInput) (*answer[*event.Run], error) {

@@ -28,6 +28,8 @@ type AgentQueries interface {
 type RunQueries interface {
 	Run(ctx context.Context, id string) (*event.Run, error)
 	Runs(ctx context.Context, cursor string, limit int) (event.List[event.Run], error)
+	// Children returns the runs that the tasks of a run have started.
+	Children(ctx context.Context, run, cursor string, limit int) (event.List[event.Run], error)
 	// Fence returns the highest sequence of StreamWork taken in for a run, 0 if there is no such run.
 	Fence(ctx context.Context, id string) (uint64, error)
 	// Workflow returns a version of a definition; the latest one if version is empty.

@@ -265,6 +265,10 @@ func (anyAgents) List(context.Context, string, int) (event.List[event.Agent], er
 func (anyAgents) Fence(context.Context, string) (uint64, error) { return 0, nil }
 
 func (anyRuns) Run(context.Context, string) (*event.Run, error) { return nil, nil }
+func (anyRuns) Children(context.Context, string, string, int) (event.List[event.Run], error) {
+	return event.List[event.Run]{}, nil
+}
+
 func (anyRuns) Runs(context.Context, string, int) (event.List[event.Run], error) {
 	return event.List[event.Run]{}, nil
 }

@@ -86,11 +86,10 @@ type RunTask struct {
 
 // Children counts the runs that a task of a run has started: one for each item of a forEach, each time of a loop, or a workflow.
 type Children struct {
-	Total  int   `json:"total"` // 0 while that is not known
-	Active int   `json:"active"`
-	Done   int   `json:"done"`
-	Failed int   `json:"failed"`
-	Runs   []Run `json:"runs,omitzero"` // of the active ones the first few, without inputs, outputs and tasks
+	Total  int `json:"total"` // 0 while that is not known
+	Active int `json:"active"`
+	Done   int `json:"done"`
+	Failed int `json:"failed"`
 }
 
 // Refusal says why one agent was not given a task.

@@ -73,15 +73,25 @@ func newRunGet(a *app) *cobra.Command {
 }
 
 func newRunList(a *app) *cobra.Command {
-	return &cobra.Command{
+	var parent string
+	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the runs, oldest first",
-		Args:  none,
+		Long: `List the runs, oldest first. Those that the tasks of a run have started, by forEach, loop or workflow, are listed with --parent, in the order of
+the tasks and of the items.`,
+		Args: none,
 		RunE: a.call(func(ctx context.Context, c *client, _ []string) error {
 			head := []string{"RUN", "WORKFLOW", "STATE", "CREATED", "DURATION", "LABELS", "ERROR"}
-			return printList(a, pages[event.Run](ctx, c, apiRoute("runs")), head, runRow)
+			route := apiRoute("runs")
+			if parent != "" {
+				route = apiRoute("runs", parent, "children")
+			}
+			return printList(a, pages[event.Run](ctx, c, route), head, runRow)
 		}),
 	}
+	cmd.Flags().StringVar(&parent, "parent", "", "list what the tasks of this `run` have started")
+	_ = cmd.RegisterFlagCompletionFunc("parent", a.completeRuns())
+	return cmd
 }
 
 func newRunCancel(a *app) *cobra.Command {

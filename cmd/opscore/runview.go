@@ -24,6 +24,9 @@ func showRun(p *sheet, r *event.Run) {
 	p.field("Run", text(r.RunID))
 	p.field("Workflow", text(nameVersion(r.WorkflowID, r.WorkflowVersion)))
 	p.field("State", state(r.State))
+	if r.Parent != nil {
+		p.field("Started by", text(fmt.Sprintf("task %s of run %s, number %d", r.Parent.TaskID, r.Parent.RunID, r.Parent.Index)))
+	}
 	p.optional("Agent", r.AgentID)
 	p.optional("Labels", pairs(r.Labels))
 	p.field("Created", p.time(r.CreatedAt))
@@ -49,10 +52,26 @@ func showRun(p *sheet, r *event.Run) {
 	p.section("Tasks")
 	p.rows(newTable("TASK", "STATE", "AGENT", "ATTEMPT", "DURATION", "ERROR"), rows, true)
 	for i := range r.Tasks {
+		if c := r.Tasks[i].Children; c != nil {
+			showChildren(p, r.RunID, r.Tasks[i].TaskID, c)
+		}
+	}
+	for i := range r.Tasks {
 		if r.Tasks[i].State == event.TaskReady && !r.State.Final() {
 			showReasons(p, &r.Tasks[i])
 		}
 	}
+}
+
+// showChildren counts the runs that a task has started.
+func showChildren(p *sheet, run, task string, c *event.Children) {
+	p.section("")
+	total := ""
+	if c.Total > 0 {
+		total = fmt.Sprintf(" of %d", c.Total)
+	}
+	p.line(text(fmt.Sprintf("Task %s has started %d%s runs: %d active, %d completed, %d failed. To list them: opscore run list --parent %s",
+		printable(task), c.Active+c.Done+c.Failed, total, c.Active, c.Done, c.Failed, run)))
 }
 
 // taskRow is a row of the tasks of a run.
