@@ -33,7 +33,9 @@ var mayImport = map[string][]string{
 	"storage":             {},
 	"storage/redisstore":  {"storage"},
 	"storage/boltstore":   {"storage"},
-	"storage/storagetest": {"storage"},
+	"storage/storagetest": {"storage", "storage/storagetest/netproxy"},
+
+	"storage/storagetest/netproxy": {},
 
 	"lifecycle": {"bus", "bus/event", "storage"},
 	"workflow":  {"bus", "bus/event", "storage", "lifecycle", "workflow/expr"},

@@ -39,7 +39,7 @@ func TestDriversAgree(t *testing.T) {
 				if !anyValid(txns) {
 					return store.Commit(t.Context(), txns...) // sends nothing
 				}
-				proxy.LoseNextReply()
+				proxy.LoseReplyAfter(0)
 				errs := store.Commit(t.Context(), txns...)
 				if lost++; proxy.Lost() != lost {
 					t.Fatalf("%d replies were lost, want %d; the answers: %v", proxy.Lost(), lost, errs)

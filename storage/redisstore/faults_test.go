@@ -12,6 +12,7 @@ import (
 	"github.com/opspawn/opscore/storage"
 	"github.com/opspawn/opscore/storage/redisstore"
 	"github.com/opspawn/opscore/storage/storagetest"
+	"github.com/opspawn/opscore/storage/storagetest/netproxy"
 )
 
 // reported is the time within which an outage must be reported: the store's own bound and some for a busy machine.
@@ -21,7 +22,7 @@ const reported = redisstore.DefaultTimeout + time.Second
 type behindProxy struct {
 	*redisstore.Store
 	server *storagetest.RedisServer
-	proxy  *storagetest.Proxy
+	proxy  *netproxy.Proxy
 	admin  *redis.Client // past the proxy
 	revs   *storage.Revisions
 }
@@ -120,7 +121,7 @@ func TestLostReplyOfACommit(t *testing.T) {
 func TestLostReplyOfAChain(t *testing.T) {
 	s := newBehindProxy(t)
 	chain := s.chain("a", 50)
-	s.proxy.LoseNextReply()
+	s.proxy.LoseReplyAfter(0)
 	errs := s.Commit(t.Context(), chain...)
 	// All were applied, then the pipeline was sent again: only the last revision is still there to be found.
 	for i, err := range errs[:len(errs)-1] {
@@ -135,13 +136,13 @@ func TestLostReplyOfAChain(t *testing.T) {
 func TestEveryReplyLost(t *testing.T) {
 	s := newBehindProxy(t)
 	chain := s.chain("a", 1)
-	s.proxy.LoseReplies(true)
+	s.proxy.LoseReplies(-1)
 	start := time.Now()
 	wantUnknown(t, s.Commit(t.Context(), chain...))
 	if took := time.Since(start); took > reported {
 		t.Fatalf("reported after %v", took)
 	}
-	s.proxy.LoseReplies(false)
+	s.proxy.LoseReplies(0)
 	wantSuccess(t, s.Commit(t.Context(), chain...))
 	s.wantOnce(t, "a", chain)
 }
@@ -201,12 +202,12 @@ func TestLostReplyOfReads(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.proxy.LoseNextReply()
+			s.proxy.LoseReplyAfter(0)
 			if err := read(); err != nil {
 				t.Fatalf("with one reply lost: %v", err)
 			}
-			s.proxy.LoseReplies(true)
-			defer s.proxy.LoseReplies(false)
+			s.proxy.LoseReplies(-1)
+			defer s.proxy.LoseReplies(0)
 			if err := read(); err == nil || errors.Is(err, errWrong) {
 				t.Fatalf("with all replies lost: %v", err)
 			}

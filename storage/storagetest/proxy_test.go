@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/opspawn/opscore/storage/storagetest"
+	"github.com/opspawn/opscore/storage/storagetest/netproxy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,7 +53,7 @@ func (e *echo) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func dial(t *testing.T, p *storagetest.Proxy) net.Conn {
+func dial(t *testing.T, p *netproxy.Proxy) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", p.Addr())
 	if err != nil {
@@ -100,13 +101,13 @@ func TestProxyLosesReplies(t *testing.T) {
 	if err := call(dial(t, p), long); err != nil {
 		t.Fatalf("the reply after: %v", err)
 	}
-	p.LoseReplies(true)
+	p.LoseReplies(-1)
 	for range 2 {
 		if err := call(dial(t, p), long); !errors.Is(err, io.EOF) {
 			t.Fatalf("all are lost: got %v, want %v", err, io.EOF)
 		}
 	}
-	p.LoseReplies(false)
+	p.LoseReplies(0)
 	if err := call(dial(t, p), long); err != nil {
 		t.Fatalf("none is lost: %v", err)
 	}

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opspawn/opscore/cmd/loadgen/env"
 	"github.com/opspawn/opscore/loadgen"
+	"github.com/opspawn/opscore/storage/storagetest/netproxy"
 )
 
 // strikeAll carries out the plan and returns when every fault is over.
@@ -84,7 +84,7 @@ func (c *chaos) strike(ctx context.Context, i int, s loadgen.Strike) error {
 	return fmt.Errorf("there is no fault %q", s.Kind)
 }
 
-func (c *chaos) cut(ctx context.Context, p *env.Proxy, halfOpen time.Duration) error {
+func (c *chaos) cut(ctx context.Context, p *netproxy.Proxy, halfOpen time.Duration) error {
 	if halfOpen == 0 {
 		p.Cut()
 		return nil

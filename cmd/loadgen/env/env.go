@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/storage/storagetest/netproxy"
 )
 
 // DefaultKey is the API key unless Config says otherwise: the one that the old load tests were run with.
@@ -53,7 +54,7 @@ type Env struct {
 	cfg      Config
 	guard    *guard
 	procs    []*process // in the order of their start
-	proxies  map[string]*Proxy
+	proxies  map[string]*netproxy.Proxy
 	conn     *bus.Conn // for queue depths
 	sampling sampler
 	closed   sync.Once
@@ -67,7 +68,7 @@ func Start(ctx context.Context, cfg Config) (*Env, error) {
 	if cfg.Key == "" {
 		cfg.Key = DefaultKey
 	}
-	e := &Env{Dir: cfg.Dir, Key: cfg.Key, cfg: cfg, proxies: make(map[string]*Proxy)}
+	e := &Env{Dir: cfg.Dir, Key: cfg.Key, cfg: cfg, proxies: make(map[string]*netproxy.Proxy)}
 	err := e.start(ctx)
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -127,7 +128,7 @@ func (e *Env) startReplicas(ctx context.Context) error {
 			name string
 			addr *string
 		}{{NATS, &natsAddr}, {Redis, &storeAddr}} {
-			proxy, err := NewProxy(*p.addr)
+			proxy, err := newProxy(*p.addr)
 			if err != nil {
 				return err
 			}

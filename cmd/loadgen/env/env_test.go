@@ -323,7 +323,7 @@ func TestProxyCutsFreezesAndLosesReplies(t *testing.T) {
 			}()
 		}
 	}()
-	p, err := NewProxy(echo.Addr().String())
+	p, err := newProxy(echo.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

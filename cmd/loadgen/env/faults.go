@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"github.com/opspawn/opscore/storage/storagetest/netproxy"
 )
 
 // running returns a process that runs.
@@ -112,7 +114,7 @@ func (e *Env) Supervise(ctx context.Context, failed func(name string, err error)
 }
 
 // Proxy returns the proxy between the replicas and [NATS] or [Redis], nil unless Config.Proxied.
-func (e *Env) Proxy(server string) *Proxy { return e.proxies[server] }
+func (e *Env) Proxy(server string) *netproxy.Proxy { return e.proxies[server] }
 
 // AwaitReady waits until every server that should run is ready, or ctx ends.
 func (e *Env) AwaitReady(ctx context.Context) error {

@@ -7,20 +7,21 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/storage/storagetest"
+	"github.com/opspawn/opscore/storage/storagetest/netproxy"
 )
 
 // TestLostReplies puts a proxy before Redis, or before NATS, that loses a reply again and again: what was asked has happened, and nobody says so.
 func TestLostReplies(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		proxy func(w *world) *storagetest.Proxy
+		proxy func(w *world) *netproxy.Proxy
 	}{
-		{"redis", func(w *world) *storagetest.Proxy {
+		{"redis", func(w *world) *netproxy.Proxy {
 			p := storagetest.NewProxy(w.t, w.redis.Addr())
 			w.redisURL = "redis://" + p.Addr() + "/0"
 			return p
 		}},
-		{"nats", func(w *world) *storagetest.Proxy {
+		{"nats", func(w *world) *netproxy.Proxy {
 			p := storagetest.NewProxy(w.t, strings.TrimPrefix(w.nats.URL(), "nats://"))
 			w.natsURL = "nats://" + p.Addr()
 			return p
