@@ -16,6 +16,7 @@ import (
 type StreamState struct {
 	Created           time.Time
 	FirstSeq, LastSeq uint64
+	FirstTime         time.Time // stream timestamp of the message at FirstSeq
 	LastTime          time.Time // stream timestamp of the message at LastSeq
 	Bytes, MaxBytes   int64     // what is stored, and what may be
 }
@@ -28,12 +29,13 @@ func (c *Conn) StreamState(ctx context.Context, stream string) (StreamState, err
 	}
 	info := s.CachedInfo()
 	return StreamState{
-		Created:  info.Created,
-		FirstSeq: info.State.FirstSeq,
-		LastSeq:  info.State.LastSeq,
-		LastTime: info.State.LastTime,
-		Bytes:    int64(info.State.Bytes),
-		MaxBytes: info.Config.MaxBytes,
+		Created:   info.Created,
+		FirstSeq:  info.State.FirstSeq,
+		LastSeq:   info.State.LastSeq,
+		FirstTime: info.State.FirstTime,
+		LastTime:  info.State.LastTime,
+		Bytes:     int64(info.State.Bytes),
+		MaxBytes:  info.Config.MaxBytes,
 	}, nil
 }
 

@@ -103,6 +103,8 @@ func scenario2() *Scenario {
 			{Op: OpAwaitState, Every: time.Second, Within: 15 * time.Second, AllowMissing: true},
 		},
 		Tasks: []Step{{Op: OpTrigger, Workflow: "sample_workflow_id", Context: map[string]any{"scenario": 2}}},
+		// Its agents take no tasks, as those of the original did not.
+		RunsEnd: 30 * time.Second,
 	}
 }
 

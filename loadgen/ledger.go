@@ -15,6 +15,8 @@ type Found struct {
 	Dead   map[Position]string // reasons of dead letters, by the place of the original message
 	Broken Broken              // what was broken on purpose while the load ran
 
+	MustEnd bool // every run should have ended when this was found
+
 	Pending uint64            // messages that the consumers had not taken in when the reader had no more patience
 	Floors  map[string]uint64 // stream: up to where its consumer had acknowledged everything
 }
@@ -76,6 +78,7 @@ const (
 	findingOutOfOrder = "outOfOrder"
 	findingStuck      = "stuck"
 	findingOverSlot   = "overSlot"
+	findingUnended    = "unended"
 )
 
 // Audit compares what was sent and done with what was found. It is pure: the same journal and the same findings give the same ledger.
@@ -106,9 +109,7 @@ func Audit(j *Journal, found Found) *Ledger {
 	}
 	a.attempts()
 	for _, id := range sortedKeys(found.Runs) {
-		if r := found.Runs[id]; !r.State.Final() && !r.Due {
-			a.add(&a.ledger.Stuck, findingStuck, "run %s is %s, and nothing is due for it: it waits for %s", id, r.State, r.Waits)
-		}
+		a.ends(id, found.Runs[id])
 	}
 	return a.ledger
 }
@@ -186,6 +187,7 @@ func (a *auditor) agent(id string, messages []numbered) {
 	for _, h := range f.History {
 		history[h.Seq] = true
 	}
+	a.registration(messages, f)
 	for _, m := range messages {
 		if !m.acked() {
 			continue
@@ -193,6 +195,22 @@ func (a *auditor) agent(id string, messages []numbered) {
 		a.ledger.Acked++
 		if m.state&bitRefused != 0 || a.dead(m.sent) || a.level(id, f, m, known, history) {
 			a.ledger.Stored++
+		}
+	}
+}
+
+// registration counts an agent that should be registered: its last confirmed word about that was not a farewell.
+func (a *auditor) registration(messages []numbered, f *FoundAgent) {
+	stays := false
+	for _, m := range messages {
+		if kind := m.kindName(); m.acked() && kind != KindState {
+			stays = kind == KindRegister && m.state&bitRefused == 0
+		}
+	}
+	if stays {
+		a.ledger.Registered++
+		if f.Registered {
+			a.ledger.AgentsFound++
 		}
 	}
 }

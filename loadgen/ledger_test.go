@@ -244,10 +244,11 @@ func TestLedger(t *testing.T) {
 			}
 			findings := len(got.Findings)
 			got.Findings, got.Unconfirmed, c.want.Unconfirmed = nil, nil, nil
+			got.Runs, got.Registered, got.AgentsFound = EndedRuns{}, 0, 0 // which have a test of their own
 			if !reflect.DeepEqual(*got, c.want) {
 				t.Errorf("ledger is %+v, want %+v", *got, c.want)
 			}
-			if bad := int(got.Lost + got.Doubled + got.OutOfOrder + got.Stuck + got.OverSlot); findings != bad {
+			if bad := int(got.Wrong()); findings != bad {
 				t.Errorf("%d findings in words for %d", findings, bad)
 			}
 		})
@@ -263,5 +264,54 @@ func TestLedgerTellsTheFirstOfEachKind(t *testing.T) {
 	got := Audit(s.Journal, s.found)
 	if got.Lost != 3*maxFindings || got.Stuck != 3*maxFindings || len(got.Findings) != 2*maxFindings {
 		t.Errorf("%d lost, %d stuck, %d in words", got.Lost, got.Stuck, len(got.Findings))
+	}
+}
+
+// Whether every run ended is judged only where a scenario says that it must; how they ended is always counted.
+func TestLedgerOfRunsThatMustEnd(t *testing.T) {
+	s := newStory()
+	s.run("r1", event.RunCompleted, false)
+	s.run("r2", event.RunFailed, false)
+	s.run("r3", event.RunCancelled, false)
+	s.run("r4", event.RunRunning, true)
+	want := EndedRuns{Completed: 1, Failed: 1, Cancelled: 1, GoingOn: 1}
+	if got := Audit(s.Journal, s.found); got.Runs != want || !got.Clean() {
+		t.Errorf("the ledger has %+v", got)
+	}
+	s.found.MustEnd = true
+	got := Audit(s.Journal, s.found)
+	if got.Runs != want || got.Unended != 1 || got.Stuck != 0 || got.Clean() || !strings.Contains(got.Findings[0].Text, "run r4") {
+		t.Errorf("where it must end the ledger has %+v", got)
+	}
+	v := Judge(&Result{Requests: 1, Ledger: got}, Evidence{})
+	if text := strings.Join(v.Lines, "\n"); v.OK || v.Code != CauseLedger || !strings.Contains(text, "1 not ended in time") || !strings.Contains(text, "Runs: 3 of 4 ended") {
+		t.Errorf("the verdict is %+v", v)
+	}
+}
+
+// An agent that registered and is not there at the end, because somebody else has removed it, is what a verdict about unknown agents needs to know.
+func TestLedgerCountsAgentsThatAreGone(t *testing.T) {
+	s := newStory()
+	for i, id := range []string{"stays", "gone", "left", "came back"} {
+		s.agent(id).Full = true
+		s.agent(id).Register = FoundLevel{Seq: uint64(10 * (i + 1)), N: s.say(KindRegister, id, uint64(10*(i+1)))}
+	}
+	for i, id := range []string{"left", "came back"} {
+		s.say(KindDeregister, id, uint64(51+i))
+		s.agent(id).Deregister = uint64(51 + i)
+	}
+	s.agent("came back").Register = FoundLevel{Seq: 60, N: s.say(KindRegister, "came back", 60)}
+	s.agent("left").Registered, s.agent("gone").Registered, s.agent("gone").Deregister = false, false, 99
+	got := Audit(s.Journal, s.found)
+	if got.Registered != 3 || got.AgentsFound != 2 || !got.Clean() {
+		t.Fatalf("the ledger has %+v", got)
+	}
+	r := failed(class("POST state", "404", 9, ""))
+	if v := Judge(r, Evidence{}); v.Code == CauseAgentsLost {
+		t.Errorf("without a ledger the verdict is %+v", v)
+	}
+	r.Ledger = got
+	if v := Judge(r, Evidence{}); v.Code != CauseAgentsLost || !strings.Contains(v.Cause, "3") || !strings.Contains(v.Cause, "2") {
+		t.Errorf("the verdict is %+v", v)
 	}
 }

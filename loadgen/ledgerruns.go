@@ -54,6 +54,28 @@ func (a *auditor) edge(n uint64, e sent, kind Kind) {
 	a.add(&a.ledger.Lost, findingLost, "%s of %s, number %d (%s) was acknowledged, and %s%s", kind, subject, n, a.place(e), missing, a.late(e))
 }
 
+// ends judges whether a run has ended, or still can.
+func (a *auditor) ends(id string, r *FoundRun) {
+	switch r.State {
+	case event.RunCompleted:
+		a.ledger.Runs.Completed++
+		return
+	case event.RunFailed:
+		a.ledger.Runs.Failed++
+		return
+	case event.RunCancelled:
+		a.ledger.Runs.Cancelled++
+		return
+	}
+	a.ledger.Runs.GoingOn++
+	switch {
+	case !r.Due:
+		a.add(&a.ledger.Stuck, findingStuck, "run %s is %s, and nothing is due for it: it waits for %s", id, r.State, r.Waits)
+	case a.found.MustEnd:
+		a.add(&a.ledger.Unended, findingUnended, "run %s is %s, and should have ended: it waits for %s", id, r.State, r.Waits)
+	}
+}
+
 // run finds a run by its id or, where only the server knew that when it was started, by the number in its input.
 func (a *auditor) run(id string, n uint64) *FoundRun {
 	if r := a.found.Runs[id]; r != nil {

@@ -103,18 +103,33 @@ type Ledger struct {
 	OutOfOrder  int64     `json:"outOfOrder"` // an older word that overwrote a newer one, or stands behind it
 	Stuck       int64     `json:"stuck"`      // runs that have not ended and for which nothing is due
 	OverSlot    int64     `json:"overSlot"`   // tasks begun on an agent that had no slot left
+	Unended     int64     `json:"unended"`    // runs that should have ended by then; see Scenario.RunsEnd
+	Runs        EndedRuns `json:"runs,omitzero"`
+	Registered  int64     `json:"registered,omitzero"`  // agents whose last confirmed word was a registration
+	AgentsFound int64     `json:"agentsFound,omitzero"` // of these, registered at the end
 	Unconfirmed []string  `json:"unconfirmed,omitzero"`
 	Findings    []Finding `json:"findings,omitzero"` // the first of each kind, in words
 }
 
-// Clean reports whether nothing was lost, doubled, out of order, stuck or over its slots.
-func (l *Ledger) Clean() bool {
-	return l.Lost+l.Doubled+l.OutOfOrder+l.Stuck+l.OverSlot == 0
+// EndedRuns counts the runs that were found by how they ended.
+type EndedRuns struct {
+	Completed int64 `json:"completed"`
+	Failed    int64 `json:"failed"`
+	Cancelled int64 `json:"cancelled"`
+	GoingOn   int64 `json:"goingOn"`
 }
+
+// Wrong is how many things the ledger holds against the server.
+func (l *Ledger) Wrong() int64 {
+	return l.Lost + l.Doubled + l.OutOfOrder + l.Stuck + l.OverSlot + l.Unended
+}
+
+// Clean reports whether nothing was lost, doubled, out of order, stuck, over its slots or going on for too long.
+func (l *Ledger) Clean() bool { return l.Wrong() == 0 }
 
 // Finding is one thing that the ledger holds against the server.
 type Finding struct {
-	Kind string `json:"kind"` // "lost", "doubled", "outOfOrder", "stuck", "overSlot"
+	Kind string `json:"kind"` // "lost", "doubled", "outOfOrder", "stuck", "overSlot", "unended"
 	Text string `json:"text"`
 }
 

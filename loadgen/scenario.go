@@ -33,6 +33,10 @@ type Scenario struct {
 	Agents     *Agents        `yaml:"agents,omitempty"`     // of ours, which take tasks
 	Reconnect  *Reconnect     `yaml:"reconnect,omitempty"`
 	Stop       *Stop          `yaml:"stop,omitempty"`
+
+	// RunsEnd is when each run must have ended, counted from the end of the load. Runs of the old API that nobody works on end by the server's limit for
+	// them, which servers of our own are given: the same time.
+	RunsEnd time.Duration `yaml:"runsEnd,omitempty"`
 }
 
 // Stage changes the number of users, evenly over a time, and keeps it for another.
@@ -205,6 +209,8 @@ func (s *Scenario) checkLoad() error {
 		return err
 	}
 	switch {
+	case s.RunsEnd < 0:
+		return faultf("$.runsEnd", "the time must not be negative")
 	case s.Rate < 0:
 		return faultf("$.rate", "the rate must not be negative")
 	case s.Rate > 0 && !s.Pause.IsZero():

@@ -75,6 +75,9 @@ type scene struct {
 
 func newScene(r *Result, e Evidence) *scene {
 	s := &scene{r: r, e: e, failed: make(map[string]int64)}
+	if r.Ledger != nil && e.Registered == 0 {
+		s.e.Registered, s.e.AgentsFound = r.Ledger.Registered, r.Ledger.AgentsFound
+	}
 	for _, c := range r.Errors {
 		s.failed[c.Class] += c.Count
 	}
@@ -291,13 +294,28 @@ func (s *scene) ledgerLines() []string {
 		if n := len(l.Unconfirmed); n > 0 {
 			line += fmt.Sprintf(" %s never confirmed a cancel.", plural(int64(n), "agent"))
 		}
-		return []string{line}
+		return append([]string{line}, runLines(l)...)
 	}
-	lines := []string{"Ledger: " + ledgerFaults(l) + "."}
+	lines := append([]string{"Ledger: " + ledgerFaults(l) + "."}, runLines(l)...)
 	for _, f := range l.Findings[:min(maxVerdictOperations, len(l.Findings))] {
 		lines = append(lines, "Ledger: "+clip(f.Text))
 	}
 	return lines
+}
+
+// runLines says how the runs ended.
+func runLines(l *Ledger) []string {
+	r := l.Runs
+	ended := r.Completed + r.Failed + r.Cancelled
+	if ended+r.GoingOn == 0 {
+		return nil
+	}
+	line := fmt.Sprintf("Runs: %s of %s ended (%s completed, %s failed, %s cancelled)",
+		grouped(ended), grouped(ended+r.GoingOn), grouped(r.Completed), grouped(r.Failed), grouped(r.Cancelled))
+	if r.GoingOn > 0 {
+		return []string{line + fmt.Sprintf("; %s went on.", grouped(r.GoingOn))}
+	}
+	return []string{line + "."}
 }
 
 // ledgerFaults says what is wrong with a ledger.
@@ -312,6 +330,7 @@ func ledgerFaults(l *Ledger) string {
 		{l.OutOfOrder, "out of order"},
 		{l.Stuck, "stuck"},
 		{l.OverSlot, "over an agent's slots"},
+		{l.Unended, "not ended in time"},
 	} {
 		if p.n > 0 {
 			parts = append(parts, grouped(p.n)+" "+p.what)

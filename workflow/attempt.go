@@ -225,11 +225,11 @@ func (d *decider) tick(in *Tick) {
 func (d *decider) tickRun(in *Tick) {
 	switch {
 	case d.run.Look.IsZero() || d.at.Now.Before(d.run.Look):
-	case in.Intake.Before(d.run.Created.Add(LegacyTimeout)):
+	case in.Intake.Before(d.run.endsBy()):
 		d.run.Look = d.at.Now.Add(LookAgain)
 		d.changed = true
 	default:
-		d.end(event.RunFailed, &event.TaskError{Code: "run_timeout", Message: "the run did not end within " + LegacyTimeout.String()})
+		d.end(event.RunFailed, &event.TaskError{Code: "run_timeout", Message: "the run did not end within " + d.run.endsBy().Sub(d.run.Created).String()})
 	}
 }
 

@@ -142,6 +142,9 @@ func (o *indexOps) run(before, after *Run) {
 	o.timer(func() string { return timer(timerRun, after.ID) }, before.Look, after.Look)
 	if after.State.Final() && !before.State.Final() {
 		o.add(dueIndex, endTimer(after), after.Ended.Add(AskAgain))
+		if after.Parent == nil {
+			o.add(endedIndex, after.ID, after.Ended)
+		}
 	}
 	at := 0
 	for i := range after.Tasks {

@@ -306,6 +306,7 @@ func TestChildrenAreListedAndRetired(t *testing.T) {
 	if r, err := b.runs.Run(t.Context(), children[3]); err != nil || r.State != event.RunCompleted || !strings.Contains(string(r.Output), `"item":4`) {
 		t.Errorf("a child is shown as %s, %v", event.MustMarshal(r), err)
 	}
+	b.purge(t)
 	if n, err := b.engine.Retire(t.Context(), time.Now().Add(8*24*time.Hour)); n != 1 || err != nil {
 		t.Fatalf("%d runs were removed, %v", n, err)
 	}

@@ -27,6 +27,7 @@ type Start struct {
 	Workflow   string
 	DefVersion string
 	Hash       string           // of the command's body
+	Limit      time.Duration    // legacy: how long the run may take; 0 means LegacyTimeout
 	Problem    *event.TaskError // legacy, and children: it cannot run; the run is created and fails
 	Parent     *ParentRef       // of a child
 }
@@ -265,7 +266,8 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 		run.Input = e.Input
 	}
 	if e.Legacy {
-		run.Look = at.Stream.Add(LegacyTimeout)
+		run.LimitMs = in.Limit.Milliseconds()
+		run.Look = run.endsBy()
 	}
 	d := &decider{def: def, at: at, run: run, started: e, changed: true}
 	if in.Parent == nil { // children have no command

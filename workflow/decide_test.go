@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -382,6 +383,31 @@ func TestALegacyRunHasAnHour(t *testing.T) {
 	}
 	if s := tell(t, oneTask, &event.RunStart{}); !s.run.Look.IsZero() {
 		t.Errorf("a new run has a timer: %s", s.run.Look)
+	}
+}
+
+// A run of the old API keeps the limit that it was started with, whatever a replica that looks at it later was told.
+func TestALegacyRunKeepsItsLimit(t *testing.T) {
+	def, err := Decode([]byte(oneTask))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := &Start{Event: &event.RunStart{RunID: runID, Legacy: true, AgentID: "ann"}, Workflow: "d", Limit: 90 * time.Second}
+	run := Decide(def, nil, start, At{Now: noon, Stream: noon}).Run
+	if want := noon.Add(90 * time.Second); !run.Look.Equal(want) {
+		t.Fatalf("the run is looked at by %v, want %v", run.Look, want)
+	}
+	stored := new(Run)
+	if err := event.Unmarshal(run.encode(), stored); err != nil {
+		t.Fatal(err)
+	}
+	early, late := noon.Add(89*time.Second), noon.Add(90*time.Second)
+	if d := Decide(def, stored, &Tick{Intake: early}, At{Now: early}); d.Run != nil {
+		t.Errorf("too early: %+v", d.Run)
+	}
+	d := Decide(def, stored, &Tick{Intake: late}, At{Now: late})
+	if d.Run == nil || d.Run.State != event.RunFailed || d.Run.Error.Code != "run_timeout" || !strings.Contains(d.Run.Error.Message, "1m30s") {
+		t.Errorf("after its time the run is %+v", d.Run)
 	}
 }
 

@@ -30,7 +30,7 @@
 //	workflow/ID                    which version of a definition is the latest
 //	workflow-version/VERSION/ID    a definition; never changes
 //	schedule/ID                    Schedule: when runs are started by the clock, and how far that was judged
-//	retired                        the run that was removed last; a Txn must put something
+//	retired                        which replica removed runs last, and when
 //	replica/NAME                   written by one replica only, each second: shows it that the store came back older
 //	gate/AGENT                     of lifecycle: what is held on an agent; in every Txn that takes or frees a slot
 //
@@ -39,6 +39,7 @@
 // Indexes follow from the documents of the same Txn and from nothing else:
 //
 //	runs            run, by creation
+//	ended           run that has ended, by when it did
 //	workflows       definition, by id
 //	schedules       schedule, by id
 //	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its run's priority: exactly the tasks whose Class it is

@@ -26,6 +26,7 @@ func (r *Run) encode() []byte {
 		o.List("cmds", len(r.Commands), func(i int) { o.UintElem(r.Commands[i]) })
 	}
 	o.OptTime("look", r.Look)
+	o.OptInt("limitMs", r.LimitMs)
 	o.Int("total", int64(r.Total))
 	o.Int("completed", int64(r.Completed))
 	if r.Tasks != nil {

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,9 +39,12 @@ type Config struct {
 	Bus    *bus.Conn
 	Keeper *lifecycle.Keeper
 	Log    *slog.Logger
-	// Retention is how long a run that has ended is kept; 0 means 7 days. It must outlive the stream of commands, or a replayed start
-	// would run again.
+	// Retention is how long a run that has ended is kept, and MaxEnded how many such runs are; 0 means DefaultRetention and DefaultMaxEnded. None is removed
+	// before the stream of commands has let go of what was said of it.
 	Retention time.Duration
+	MaxEnded  int
+	// LegacyTimeout is how long a run started over the old API may take; 0 means the constant of that name. Runs keep what they were started with.
+	LegacyTimeout time.Duration
 	// Crash is called at named points, for fault tests.
 	Crash func(point string)
 }
@@ -66,6 +70,9 @@ type Engine struct {
 	scanned storage.Cursor      // of the slow scan over all classes
 	session session
 
+	retiring sync.Mutex     // held by Retire
+	swept    storage.Cursor // of its sweep over old runs
+
 	flights    map[*view]bool  // being committed while others are decided
 	lastFlight <-chan struct{} // closed when the one launched last has landed
 
@@ -85,6 +92,7 @@ func NewEngine(cfg Config) *Engine {
 	if cfg.Crash == nil {
 		cfg.Crash = func(string) {}
 	}
+	cfg.Retention, cfg.MaxEnded = cmp.Or(cfg.Retention, DefaultRetention), cmp.Or(cfg.MaxEnded, DefaultMaxEnded)
 	revs := storage.NewRevisions()
 	e := &Engine{
 		cfg: cfg, revs: revs, name: string(revs.Next()),

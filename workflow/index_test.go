@@ -284,6 +284,13 @@ func (x *shelf) compareRun() {
 	if diff := cmp.Diff(map[string]storage.Score{runID: micros(r.Created)}, x.indexes[runIndex]); diff != "" {
 		x.t.Fatalf("runs: %s", diff)
 	}
+	var ended map[string]storage.Score
+	if x.ended != nil {
+		ended = map[string]storage.Score{runID: micros(x.ended.Ended)}
+	}
+	if diff := cmp.Diff(ended, x.indexes[endedIndex]); diff != "" {
+		x.t.Fatalf("ended runs: %s", diff)
+	}
 }
 
 // timers returns the timers of some kinds.

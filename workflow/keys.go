@@ -45,12 +45,13 @@ func onlyKey(id, version, task string) storage.Key {
 // acceptedKey names what is remembered of a task's last attempt; nothing of that name is stored.
 func acceptedKey(run, task string) storage.Key { return storage.Key(run + "|" + task) }
 
-// retiredKey names the document that each removal of an old run writes.
+// retiredKey names the document that each removal of old runs writes.
 const retiredKey storage.Key = "retired"
 
 // Indexes.
 const (
 	runIndex      storage.Index = "runs"      // by creation
+	endedIndex    storage.Index = "ended"     // runs that have ended, by when they did
 	workflowIndex storage.Index = "workflows" // by id, all with score 0
 	scheduleIndex storage.Index = "schedules" // by id, all with score 0
 	sessionIndex  storage.Index = "replicas"  // sessions by when they were last written

@@ -69,7 +69,7 @@ func (e *Engine) newest(ctx context.Context, id string) (storage.Cached[*latest]
 // resolve finds the definition that a start command means, and puts an inline one that is new into the change.
 func (e *Engine) resolve(ctx context.Context, c *change, in *input) (*Start, *event.Error, error) {
 	ev := in.start
-	start := &Start{Event: ev, Workflow: ev.WorkflowID, DefVersion: ev.Version, Hash: bodyHash(in.msg.Data)}
+	start := &Start{Event: ev, Workflow: ev.WorkflowID, DefVersion: ev.Version, Hash: bodyHash(in.msg.Data), Limit: e.cfg.LegacyTimeout}
 	if c.after != nil {
 		return start, nil, nil // a repeat: Decide compares
 	}

@@ -29,6 +29,7 @@ type Run struct {
 	Seq        uint64            `json:"seq,omitzero"`       // highest sequence of StreamWork taken in
 	Commands   []uint64          `json:"cmds,omitzero"`      // sequences of the last appliedCommands commands
 	Look       time.Time         `json:"look,omitzero"`      // the run's own timer
+	LimitMs    int64             `json:"limitMs,omitzero"`   // legacy: how long it may take, in milliseconds; 0 means LegacyTimeout
 	Total      int               `json:"total"`              // tasks on the path
 	Completed  int               `json:"completed"`          // of them, completed
 	Tasks      []RunTask         `json:"tasks,omitzero"`     // active tasks, and ended ones that are inline
@@ -137,3 +138,11 @@ func (t *RunTask) bare() bool { return t.Attempt == 0 && t.Output == nil && !t.B
 
 // held reports whether an agent has, or is being asked to take, the last attempt.
 func (t *RunTask) held() bool { return t.State == event.TaskAssigned || t.State == event.TaskRunning }
+
+// endsBy is when a legacy run must have ended. The limit is the run's own: one that is set later changes nothing for it.
+func (r *Run) endsBy() time.Time {
+	if r.LimitMs > 0 {
+		return r.Created.Add(time.Duration(r.LimitMs) * time.Millisecond)
+	}
+	return r.Created.Add(LegacyTimeout)
+}

@@ -20,7 +20,7 @@ import (
 // startEnv starts servers for one run and points the configuration at them.
 func (a *app) startEnv(ctx context.Context, f *runFlags, cfg *loadgen.Config) (*env.Env, error) {
 	fmt.Fprintln(a.stderr, "starting NATS, Redis and Ops-Core")
-	e, err := env.Start(ctx, env.Config{Dir: f.out})
+	e, err := env.Start(ctx, env.Config{Dir: f.out, LegacyRunTimeout: cfg.Scenario.RunsEnd})
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (a *app) runFresh(ctx context.Context, e *env.Env, cfg loadgen.Config) (*lo
 			r.Versions["nats-server"], r.Versions["redis-server"] = moduleVersion("github.com/nats-io/nats-server/v2"), redisVersion(ctx)
 			requests = r.RequestIDs()
 			// Also after Ctrl-C: what was sent until then is a load like any other.
-			r.Ledger, err = audit.Run(context.WithoutCancel(ctx), audit.Target{NATSURL: e.NATSURL, StoreURL: e.StoreURL}, cfg.Journal)
+			r.Ledger, err = audit.Run(context.WithoutCancel(ctx), audit.Target{NATSURL: e.NATSURL, StoreURL: e.StoreURL, RunsEnd: cfg.Scenario.RunsEnd}, cfg.Journal)
 		}
 		a.addLogs(e, requests, evidence)
 		return err

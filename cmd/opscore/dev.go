@@ -22,6 +22,7 @@ const legacyKey = "test-api-key"
 func newDevCommand(a *app) *cobra.Command {
 	var dataDir, natsAddr, httpAddr string
 	var delivery deliveryFlags
+	var runs runFlags
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run everything in one process, with nothing to install",
@@ -32,7 +33,7 @@ needed everywhere but on the webhook and the probes.`,
 		Example: "  opscore dev\n  opscore dev --data-dir ./data --http-addr 127.0.0.1:8080",
 		Args:    none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, done, err := a.devConfig(dataDir, natsAddr, httpAddr, delivery)
+			cfg, done, err := a.devConfig(dataDir, natsAddr, httpAddr, delivery, runs)
 			if err != nil {
 				return err
 			}
@@ -43,13 +44,14 @@ needed everywhere but on the webhook and the probes.`,
 	cmd.Flags().StringVar(&natsAddr, "nats-addr", "127.0.0.1:4222", "`address` of the NATS server")
 	cmd.Flags().StringVar(&httpAddr, "http-addr", "127.0.0.1:8000", "`address` of the HTTP API")
 	delivery.add(cmd)
+	runs.add(cmd)
 	return cmd
 }
 
 // devConfig returns what dev runs, and what to do with the data afterwards.
-func (a *app) devConfig(dataDir, natsAddr, httpAddr string, delivery deliveryFlags) (cfg server.Config, done func() error, err error) {
+func (a *app) devConfig(dataDir, natsAddr, httpAddr string, delivery deliveryFlags, runs runFlags) (cfg server.Config, done func() error, err error) {
 	done = func() error { return nil }
-	if cfg, err = a.serverConfig(httpAddr, delivery); err != nil {
+	if cfg, err = a.serverConfig(httpAddr, delivery, runs); err != nil {
 		return cfg, done, err
 	}
 	if cfg.Key == "" {

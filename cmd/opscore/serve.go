@@ -28,6 +28,7 @@ func newServeCommand(a *app) *cobra.Command {
 	var replicas int
 	var insecure bool
 	var delivery deliveryFlags
+	var runs runFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a replica against external NATS and Redis servers",
@@ -37,7 +38,7 @@ Any number of replicas may run; any of them may be killed at any time. OPSCORE_A
 		Example: "  OPSCORE_API_KEY=… opscore serve --nats-url nats://nats:4222 --redis-url redis://redis:6379/0 --http-addr :8000",
 		Args:    none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := a.serverConfig(httpAddr, delivery)
+			cfg, err := a.serverConfig(httpAddr, delivery, runs)
 			if err != nil {
 				return err
 			}
@@ -58,11 +59,12 @@ Any number of replicas may run; any of them may be killed at any time. OPSCORE_A
 	cmd.Flags().IntVar(&replicas, "stream-replicas", 1, "replicas of the streams that are created, 1 or 3")
 	cmd.Flags().BoolVar(&insecure, "insecure", false, "run without a key")
 	delivery.add(cmd)
+	runs.add(cmd)
 	return cmd
 }
 
 // serverConfig is what dev and serve have in common.
-func (a *app) serverConfig(httpAddr string, flags deliveryFlags) (server.Config, error) {
+func (a *app) serverConfig(httpAddr string, flags deliveryFlags, life runFlags) (server.Config, error) {
 	key, err := a.apiKey()
 	if err != nil {
 		return server.Config{}, err
@@ -75,8 +77,12 @@ func (a *app) serverConfig(httpAddr string, flags deliveryFlags) (server.Config,
 	if err != nil {
 		return server.Config{}, err
 	}
+	runs, err := a.runs(life)
+	if err != nil {
+		return server.Config{}, err
+	}
 	return server.Config{
-		HTTPAddr: httpAddr, Delivery: delivery, Key: key, WebhookSecrets: strings.Fields(a.getenv(envWebhookSecrets)),
+		HTTPAddr: httpAddr, Delivery: delivery, Runs: runs, Key: key, WebhookSecrets: strings.Fields(a.getenv(envWebhookSecrets)),
 		Version: readBuild().Version, Log: log,
 	}, nil
 }

@@ -171,7 +171,7 @@ func failedShare(failures, requests int64) float64 {
 }
 
 // wrong is the number of things that a ledger holds against a server.
-func wrong(l *loadgen.Ledger) int64 { return l.Lost + l.Doubled + l.OutOfOrder + l.Stuck + l.OverSlot }
+func wrong(l *loadgen.Ledger) int64 { return l.Wrong() }
 
 // both lists the names that two maps have in common.
 func both[T any](a, b map[string]T) []string {

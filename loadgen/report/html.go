@@ -132,7 +132,7 @@ func tiles(r *loadgen.Result) []tile {
 	if l := r.Ledger; l != nil {
 		ledger := tile{Name: "Ledger", Value: "clean", Tone: "good"}
 		if !l.Clean() {
-			ledger.Value, ledger.Unit, ledger.Tone = count(l.Lost+l.Doubled+l.OutOfOrder+l.Stuck+l.OverSlot), "wrong", "bad"
+			ledger.Value, ledger.Unit, ledger.Tone = count(l.Wrong()), "wrong", "bad"
 		}
 		list = append(list, ledger)
 	}
@@ -171,6 +171,7 @@ func ledgerRows(l *loadgen.Ledger) []ledgerRow {
 		{Name: "out of order", Meaning: "an older word over a newer one", N: l.OutOfOrder},
 		{Name: "stuck", Meaning: "runs that have not ended and for which nothing is due", N: l.Stuck},
 		{Name: "over slot", Meaning: "tasks begun on an agent without a free slot", N: l.OverSlot},
+		{Name: "not ended", Meaning: "runs that should have ended by then", N: l.Unended},
 	}
 	for i := range rows[2:] {
 		rows[2+i].Bad = rows[2+i].N > 0

@@ -27,6 +27,7 @@ type Target struct {
 	StoreURL string
 	Patience time.Duration  // 0 means Patience
 	Broken   loadgen.Broken // on purpose, while the load ran
+	RunsEnd  time.Duration  // from now on, when every run must have ended; 0: they need not
 }
 
 // Run reads what has become of everything in the journal, and audits it. It fails if the store or the streams cannot be read.
@@ -60,11 +61,11 @@ func Read(ctx context.Context, target Target, journal *loadgen.Journal) (loadgen
 	for _, id := range runs {
 		r.runs[id] = new(seenRun)
 	}
-	pending, err := r.settle(ctx, target.Patience)
+	pending, err := r.settle(ctx, target)
 	if err != nil {
 		return none, err
 	}
-	found := loadgen.Found{Broken: target.Broken, Pending: pending, Floors: r.floors}
+	found := loadgen.Found{Broken: target.Broken, Pending: pending, Floors: r.floors, MustEnd: target.RunsEnd > 0}
 	if found.Agents, err = r.agents(ctx, agents); err != nil {
 		return none, err
 	}
@@ -76,8 +77,8 @@ func Read(ctx context.Context, target Target, journal *loadgen.Journal) (loadgen
 }
 
 // settle waits until there is nothing more to wait for, and returns how many messages are not taken in even then.
-func (r *reader) settle(ctx context.Context, patience time.Duration) (pending uint64, err error) {
-	deadline := time.Now().Add(patience)
+func (r *reader) settle(ctx context.Context, target Target) (pending uint64, err error) {
+	deadline := time.Now().Add(target.Patience + target.RunsEnd)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var last view
@@ -90,7 +91,7 @@ func (r *reader) settle(ctx context.Context, patience time.Duration) (pending ui
 		if now != last {
 			last, since = now, time.Now()
 		}
-		quietly := time.Since(since) >= quiet && !r.dueBefore(deadline)
+		quietly := time.Since(since) >= quiet && !r.dueBefore(deadline) && target.RunsEnd == 0
 		if now.pending == 0 && (now.unfinished == 0 || quietly) || time.Now().After(deadline) {
 			return now.pending, nil
 		}

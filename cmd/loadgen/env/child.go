@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/pprof"
 	"syscall"
+	"time"
 
 	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/cmd/opscore/server"
@@ -30,6 +31,8 @@ type childSpec struct {
 	Store string `json:"store,omitempty"`
 	Key   string `json:"key,omitempty"`
 	Crash string `json:"crash,omitempty"` // POINT:N
+
+	LegacyRunTimeout time.Duration `json:"legacyRunTimeout,omitempty"`
 }
 
 // command returns the command that runs this program as a child. Servers get a session of their own: Ctrl-C is for the parent, which
@@ -100,6 +103,7 @@ func serveNATS(ctx context.Context, c childSpec, log *slog.Logger) error {
 func serveOpscore(ctx context.Context, c childSpec, log *slog.Logger) error {
 	err := server.Run(ctx, server.Config{
 		NATSURL: c.NATS, StoreURL: c.Store, HTTPAddr: c.Addr, Key: c.Key, Log: log, Version: "loadgen", Crash: server.CrashAt(c.Crash),
+		Runs: server.Runs{LegacyTimeout: c.LegacyRunTimeout},
 	})
 	if ctx.Err() != nil {
 		return nil

@@ -27,7 +27,9 @@ type Config struct {
 	Dir      string // for data and logs; empty: a temporary folder that Close removes
 	Replicas int    // of Ops-Core; 0 means 1
 	Key      string // API key; empty means DefaultKey
-	Proxied  bool   // replicas reach NATS and Redis through proxies, see [Env.Proxy]
+	// LegacyRunTimeout is when runs started over the old API fail; 0 is the server's default.
+	LegacyRunTimeout time.Duration
+	Proxied          bool // replicas reach NATS and Redis through proxies, see [Env.Proxy]
 
 	keep  bool              // the processes survive this one
 	addrs map[string]string // by name; those that are missing are free ones

@@ -75,7 +75,7 @@ func (e *Env) replicaProcess(name, natsURL, storeURL string) *process {
 			p.mu.Lock()
 			crash := p.crash
 			p.mu.Unlock()
-			return childSpec{Run: "opscore", Addr: p.addr, NATS: natsURL, Store: storeURL, Key: e.Key, Crash: crash}.command()
+			return childSpec{Run: "opscore", Addr: p.addr, NATS: natsURL, Store: storeURL, Key: e.Key, Crash: crash, LegacyRunTimeout: e.cfg.LegacyRunTimeout}.command()
 		},
 	}
 }

@@ -53,6 +53,7 @@ type Config struct {
 	WebhookSecrets []string // of the old webhook; empty leaves it open
 
 	Delivery Delivery
+	Runs     Runs
 
 	Version string
 	Log     *slog.Logger
@@ -69,6 +70,13 @@ type Delivery struct {
 	AgentKitKey  string
 	AgentKitMode string
 	AdoptAgents  bool
+}
+
+// Runs says how long runs last, and are kept; what is 0 has the default of [workflow.Config].
+type Runs struct {
+	Retention     time.Duration // of runs that have ended
+	MaxEnded      int           // how many of those are kept
+	LegacyTimeout time.Duration // of runs started over the old API
 }
 
 // Addresses say where a running server is reached.
@@ -178,7 +186,10 @@ func (s *server) build() {
 		workflow.Announce(s.conn.NC(), agents)
 	}
 	if s.has(RoleWorkflow) {
-		s.engine = workflow.NewEngine(workflow.Config{Store: s.store, Bus: s.conn, Keeper: s.keeper, Log: log, Crash: s.cfg.Crash})
+		s.engine = workflow.NewEngine(workflow.Config{
+			Store: s.store, Bus: s.conn, Keeper: s.keeper, Log: log, Crash: s.cfg.Crash,
+			Retention: s.cfg.Runs.Retention, MaxEnded: s.cfg.Runs.MaxEnded, LegacyTimeout: s.cfg.Runs.LegacyTimeout,
+		})
 		wake = s.engine.Wake
 	}
 	if s.has(RoleLifecycle) {
