@@ -42,6 +42,11 @@ func (c *Conn) Bury(ctx context.Context, l *Letter) error {
 	return nil
 }
 
+// BuryAsync stores a dead letter without waiting; done is called as by [Conn.PublishAsync].
+func (c *Conn) BuryAsync(l *Letter, done func(error)) error {
+	return c.PublishAsync(l.message(time.Now(), c.nc.MaxPayload()), func(_ Ack, err error) { done(err) })
+}
+
 const (
 	deadHeaderRoom  = 16 << 10 // more than the headers of a dead letter take
 	deadOwnHeaders  = 4 << 10  // bytes kept of a message's own headers

@@ -347,6 +347,9 @@ func (s *Service) Sweep(ctx context.Context, now time.Time) (int, error) {
 	for i, b := range todo {
 		txn := storage.Txn{IndexRemove: []storage.IndexOp{{Index: earlyIndex, Member: b.id, Score: due[i].Score}}}
 		if b.waiting() {
+			if err := s.buryReports(ctx, b); err != nil {
+				return removed, err
+			}
 			// What stays keeps a late repeat of the report's Txn from bringing it back; it holds nothing else.
 			swept := *b.record
 			swept.Reports = nil

@@ -308,6 +308,8 @@ func TestABatchIsJudgedInStreamOrder(t *testing.T) {
 	})
 }
 
+func stateSubject(token string) string { return event.AgentSubject(event.VerbState, token) }
+
 func TestExpiredEarlyReportsAreSweptAway(t *testing.T) {
 	eachStore(t, func(f *fleet) {
 		s, _ := f.serve()
@@ -317,6 +319,10 @@ func TestExpiredEarlyReportsAreSweptAway(t *testing.T) {
 		}
 		if n, err := s.Sweep(f.Context(), time.Now().Add(lifecycle.EarlyReportTTL+time.Minute)); n != 1 || err != nil {
 			f.Fatalf("swept %d, %v; want 1", n, err)
+		}
+		m := f.wantDeadLetter(event.CodeExpired, "did not register")
+		if _, err := event.Decode(stateSubject("a"), m.Data()); err != nil || m.Headers().Get(event.HeaderDeadSubject) != stateSubject("a") {
+			f.Errorf("the report is kept as %s %s, %v", m.Headers().Get(event.HeaderDeadSubject), m.Data(), err)
 		}
 		if n, err := s.Sweep(f.Context(), time.Now().Add(2*lifecycle.EarlyReportTTL)); n != 0 || err != nil {
 			f.Fatalf("swept %d, %v; want nothing twice", n, err)

@@ -72,6 +72,7 @@ type change struct {
 	spawn         []Spawn
 	rendered      map[string]event.Raw // inputs of tasks that were reached by this change
 	story         []event.Transition
+	spent         []RunTask // with which the run failed, their retries spent
 	remove        []storage.IndexOp
 	group         *group // the Txn it goes out with
 }

@@ -33,6 +33,9 @@ func (e *Engine) act(c *change) {
 	if c.after != nil && c.after != c.before {
 		e.queueUp(c)
 		e.lookAfter(c)
+		for i := range c.spent {
+			e.burySpent(c.after, &c.spent[i], spentTimer(c.after.ID, &c.spent[i]))
+		}
 		switch {
 		case c.after.Parent != nil: // its parent tells
 		case c.after.State.Final():
@@ -207,7 +210,8 @@ func (e *Engine) mayBeEarly(in *input, err *event.Error) bool {
 }
 
 func (e *Engine) refuse(m *bus.Msg, err *event.Error) {
-	if m.Header.Get(event.HeaderReply) != "" && err.Code != event.CodeMalformed {
+	waited := m.Header.Get(event.HeaderReply) != "" && err.Code != event.CodeExpired // which says that nobody waits any more
+	if waited && err.Code != event.CodeMalformed {
 		m.Done(event.Refused(err))
 	} else {
 		m.Dead(err)

@@ -317,6 +317,7 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what I
 	}
 	created := c.after == nil
 	c.advance(what, &d)
+	c.noteSpent(&d)
 	if d.Cause != "" {
 		c.cause = d.Cause
 	}

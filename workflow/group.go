@@ -60,6 +60,10 @@ func (v *view) sealInto(g *group, c *change) {
 		v.put(g, runKey(c.after.ID), c.run.rev, c.after.encode())
 		c.run.rev, c.run.val, c.run.written = g.txn.Rev, c.after, true
 		ops.run(c.before, c.after)
+		for i := range c.spent {
+			op := spentTimer(c.after.ID, &c.spent[i])
+			ops.addScore(op.Index, op.Member, op.Score)
+		}
 	}
 	for _, d := range c.docs {
 		v.put(g, d.key, d.rev, d.data)

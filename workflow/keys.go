@@ -74,6 +74,7 @@ const (
 	timerHandBack = "g" // g|agent: its process was replaced
 	timerSchedule = "s" // s|schedule: its next tick
 	timerEmpty    = "x" // x|agent, of lifecycle: its time to drain is over
+	timerSpent    = "l" // l|run|task|attempt: a dead letter was not stored yet
 	timerEnd      = "e" // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
 
@@ -92,7 +93,7 @@ func parseTimer(member string) (kind string, ids []string, ok bool) {
 	parts := strings.Split(member, "|")
 	want := map[string]int{
 		timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1,
-		timerChild: 1, timerKin: 2,
+		timerChild: 1, timerKin: 2, timerSpent: 3,
 	}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
 		return "", nil, false

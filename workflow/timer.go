@@ -118,6 +118,8 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 		return e.empty(ctx, ids[0], op)
 	case timerEnd:
 		return e.endDue(ctx, ids[0], timerRef(ids), op)
+	case timerSpent:
+		return nil, e.spentDue(ctx, ids[0], ids[1], ids[2], op)
 	case timerChild:
 		return e.childDue(ctx, ids[0], op)
 	case timerKin:
