@@ -81,7 +81,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	for _, c := range []func(*app) *cobra.Command{
 		newRunCommand, newScenariosCommand, newVerifyCommand, newChaosCommand, newFindLimitCommand, newCompareCommand,
-		newBenchCommand, newNATSBenchCommand, newSeedCommand, newEnvCommand, newKillAgentsCommand, newOutageCommand, newCronCommand,
+		newPoisonCommand, newBenchCommand, newNATSBenchCommand, newSeedCommand, newEnvCommand, newKillAgentsCommand, newOutageCommand, newCronCommand,
 	} {
 		root.AddCommand(c(a))
 	}
