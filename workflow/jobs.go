@@ -77,6 +77,7 @@ func (e *Engine) work(ctx context.Context) error {
 		case <-e.jobs.more:
 		}
 		for j, ok := e.jobs.take(); ok && ctx.Err() == nil; j, ok = e.jobs.take() {
+			e.cfg.Crash("workflow-before-job")
 			if err := e.do(ctx, j); err != nil && ctx.Err() == nil {
 				e.cfg.Log.Warn("task with children not looked at, trying again", "run_id", j.run, "task_id", j.task, "err", err)
 			}

@@ -16,6 +16,7 @@ func (e *Engine) lookAfter(c *change) {
 		before = &Run{}
 	}
 	if r.Parent != nil && r.State.Final() && !before.State.Final() {
+		e.cfg.Crash("workflow-before-parent")
 		e.inbox.fire(endTimer(r), r.Ended.Add(AskAgain))
 	}
 	for i := range r.Tasks {
