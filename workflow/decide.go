@@ -253,7 +253,7 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 	if problem == nil {
 		problem = def.checkInput(e.Input)
 	}
-	if problem != nil && !e.Legacy {
+	if problem != nil && !e.Legacy && in.Parent == nil {
 		return refuse(event.CodeInvalid, "%s", problem.Message)
 	}
 	run := &Run{

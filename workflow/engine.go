@@ -446,6 +446,9 @@ func (e *Engine) forget(c *change) {
 	for _, d := range c.docs {
 		e.latest.Forget(d.key)
 	}
+	for _, s := range c.spawn { // it may have been made from what was not written either
+		e.plans.forget(planKey(c.after.ID, s.TaskID, s.Round))
+	}
 }
 
 // putBack returns the hints of a change that met a conflict: its agents may be free still, its class still waits.

@@ -104,7 +104,7 @@ func (e *Engine) do(ctx context.Context, j job) (err error) {
 	}
 	switch {
 	case j.child != "":
-		return e.goRound(ctx, r, t, j)
+		return e.goRound(ctx, r, def, t, j)
 	case !rt.Kids.Opened:
 		return e.open(ctx, r, def, t, rt)
 	case rt.Kids.joins(t):
@@ -116,8 +116,8 @@ func (e *Engine) do(ctx context.Context, j job) (err error) {
 // open finds out which items a forEach has.
 func (e *Engine) open(ctx context.Context, r *Run, def *Definition, t *Task, rt *RunTask) error {
 	in := &Opened{TaskID: rt.ID, Round: rt.Attempt}
-	items, err := e.items(ctx, r, t)
-	if in.Error = taskError(err); in.Error == nil && err != nil {
+	items, err := e.items(ctx, r, def, t)
+	if in.Error, err = failure(err); err != nil {
 		return err
 	}
 	in.Total = len(items)
@@ -129,12 +129,12 @@ func (e *Engine) open(ctx context.Context, r *Run, def *Definition, t *Task, rt 
 }
 
 // items evaluates the list of a forEach.
-func (e *Engine) items(ctx context.Context, r *Run, t *Task) ([]event.Raw, error) {
-	x, err := expr.Compile(t.ForEach.Items, expr.List)
+func (e *Engine) items(ctx context.Context, r *Run, def *Definition, t *Task) ([]event.Raw, error) {
+	x, err := def.expression(t.ForEach.Items, expr.List)
 	if err != nil {
-		return nil, &expr.Error{Code: expr.CodeExpression, Text: err.Error()}
+		return nil, err
 	}
-	scope, _, err := e.scope(ctx, r, x.Refs())
+	scope, _, err := scopeOf(def, r, x.Refs(), e.committed(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (e *Engine) items(ctx context.Context, r *Run, t *Task) ([]event.Raw, error
 }
 
 // goRound finds out whether a loop goes round once more.
-func (e *Engine) goRound(ctx context.Context, r *Run, t *Task, j job) error {
+func (e *Engine) goRound(ctx context.Context, r *Run, def *Definition, t *Task, j job) error {
 	children, err := e.readRuns(ctx, []string{j.child})
 	if err != nil || children[0] == nil {
 		return err
@@ -153,20 +153,22 @@ func (e *Engine) goRound(ctx context.Context, r *Run, t *Task, j job) error {
 		return err
 	}
 	end.Output = outputs[0]
-	again, err := e.condition(ctx, r, t, end)
-	if end.Again, end.Error = again, taskError(err); end.Error == nil && err != nil {
+	again, err := e.loopsOn(ctx, r, def, t, end)
+	if end.Error, err = failure(err); err != nil {
 		return err
 	}
+	end.Again = again
 	e.inbox.add(&input{run: r.ID, in: end, timer: &storage.IndexOp{Index: dueIndex, Member: timer(timerChild, j.child), Score: j.score}})
 	return nil
 }
 
-func (e *Engine) condition(ctx context.Context, r *Run, t *Task, end *ChildEnded) (bool, error) {
-	x, err := expr.Compile(t.Loop.While, expr.Bool)
+// loopsOn evaluates the condition of a loop.
+func (e *Engine) loopsOn(ctx context.Context, r *Run, def *Definition, t *Task, end *ChildEnded) (bool, error) {
+	x, err := def.expression(t.Loop.While, expr.Bool)
 	if err != nil {
-		return false, &expr.Error{Code: expr.CodeExpression, Text: err.Error()}
+		return false, err
 	}
-	scope, _, err := e.scope(ctx, r, x.Refs())
+	scope, _, err := scopeOf(def, r, x.Refs(), e.committed(ctx))
 	if err != nil {
 		return false, err
 	}

@@ -2,8 +2,10 @@ package workflow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
@@ -33,6 +35,11 @@ func (m memo[T]) load(key storage.Key) (T, bool) {
 	return c.Value, ok
 }
 
+func (m memo[T]) forget(key storage.Key) {
+	m.small.Forget(key)
+	m.large.Forget(key)
+}
+
 func (m memo[T]) store(key storage.Key, value T, size int) {
 	if size > smallValue {
 		m.large.Store(key, "", value)
@@ -41,9 +48,13 @@ func (m memo[T]) store(key storage.Key, value T, size int) {
 	}
 }
 
-// plan returns what the inputs of a task's children are made from. Its error is the store's, or an *expr.Error.
-func (e *Engine) plan(ctx context.Context, c *change, t *Task, round int) (*plan, error) {
-	key := storage.Key(fmt.Sprintf("%s|%s|%d", c.after.ID, t.TaskID, round))
+func planKey(run, task string, round int) storage.Key {
+	return storage.Key(run + "|" + event.MustToken(task) + "|" + strconv.Itoa(round))
+}
+
+// plan returns what the inputs of a task's children are made from. Its error is the store's, or one for evalError.
+func (e *Engine) plan(ctx context.Context, v *view, c *change, t *Task, round int) (*plan, error) {
+	key := planKey(c.after.ID, t.TaskID, round)
 	if p, ok := e.plans.load(key); ok {
 		return p, nil
 	}
@@ -55,56 +66,72 @@ func (e *Engine) plan(ctx context.Context, c *change, t *Task, round int) (*plan
 	var refs expr.Refs
 	if len(source) > 0 && source.Kind() != 'n' {
 		var err error
-		if p.input, err = expr.ParseTemplate(source); err != nil {
-			return nil, &expr.Error{Code: expr.CodeExpression, Text: err.Error()}
+		if p.input, err = c.def.template(source); err != nil {
+			return nil, err
 		}
 		refs = p.input.Refs()
 	}
 	var size int
 	var err error
-	if p.scope, size, err = e.scope(ctx, c.after, refs); err != nil {
-		return nil, err
+	p.scope, size, err = scopeOf(c.def, c.after, refs, func(need []storage.Key, into map[storage.Key]event.Raw) (int, error) {
+		return e.load(ctx, v, c, need, into)
+	})
+	if err == nil {
+		e.plans.store(key, p, size)
 	}
-	e.plans.store(key, p, size)
-	return p, nil
+	return p, err
 }
 
-// scope reads what expressions refer to, and says how many bytes that is.
-func (e *Engine) scope(ctx context.Context, r *Run, refs expr.Refs) (*expr.Scope, int, error) {
-	s := &expr.Scope{Input: r.Input, Tasks: make(map[string]expr.TaskView), Run: expr.RunView{
-		ID: r.ID, WorkflowID: r.Workflow, WorkflowVersion: r.DefVersion, Labels: r.Labels, Priority: r.Priority, CreatedAt: r.Created,
-	}}
-	size := len(r.Input)
-	if refs.Input && r.BigInput {
-		docs, err := e.cfg.Store.Get(ctx, runInputKey(r.ID))
+// loader reads documents, and returns how large they are together.
+type loader func(need []storage.Key, into map[storage.Key]event.Raw) (int, error)
+
+// scopeOf gathers what expressions refer to, and says how many bytes were loaded for it.
+func scopeOf(def *Definition, r *Run, refs expr.Refs, load loader) (s *expr.Scope, size int, err error) {
+	d := &decider{def: def, run: r, at: At{Data: make(map[storage.Key]event.Raw)}}
+	for range maxRounds {
+		if s, err = d.scope(refs); !errors.Is(err, errNeeds) {
+			return s, size, err
+		}
+		n, err := load(d.out.Need, d.at.Data)
 		if err != nil {
-			return nil, 0, fmt.Errorf("read input: %w", err)
+			return nil, size, loadError{err}
 		}
-		s.Input, size = docs[0].Data, len(docs[0].Data)
+		size += n
+		d.out.Need, d.at.Last = nil, size > maxLoaded
 	}
-	for _, id := range refs.Tasks() {
-		t := r.Find(id)
-		if t == nil {
-			var err error
-			if t, err = e.movedTask(ctx, r.ID, id); err != nil {
-				return nil, 0, fmt.Errorf("read task %s: %w", id, err)
-			}
-		}
-		if t == nil {
-			continue
-		}
-		view := expr.TaskView{State: t.State, Output: t.Output, Error: t.Error, AgentID: t.Agent}
-		if t.Big {
-			docs, err := e.cfg.Store.Get(ctx, outputKey(r.ID, id, t.Attempt))
-			if err != nil {
-				return nil, 0, fmt.Errorf("read output of task %s: %w", id, err)
-			}
-			view.Output = docs[0].Data
-		}
-		size += len(view.Output)
-		s.Tasks[id] = view
+	return nil, size, err
+}
+
+// loadError says that the store did not answer: no fault of an expression.
+type loadError struct{ error }
+
+func (e loadError) Unwrap() error { return e.error }
+
+// failure tells the failure of a task by an evaluation from an error of the store.
+func failure(err error) (*event.TaskError, error) {
+	var store loadError
+	switch {
+	case err == nil:
+		return nil, nil
+	case errors.As(err, &store):
+		return nil, store.error
 	}
-	return s, size, nil
+	return evalError(err), nil
+}
+
+// committed loads documents that the store has.
+func (e *Engine) committed(ctx context.Context) loader {
+	return func(need []storage.Key, into map[storage.Key]event.Raw) (size int, err error) {
+		docs, err := e.cfg.Store.Get(ctx, need...)
+		if err != nil {
+			return 0, fmt.Errorf("load what a run refers to: %w", err)
+		}
+		for _, d := range docs {
+			into[d.Key] = d.Data
+			size += len(d.Data)
+		}
+		return size, nil
+	}
 }
 
 // item returns one item of a forEach. The page it stands on may be written by the same change.
@@ -166,6 +193,11 @@ func (e *Engine) outputs(ctx context.Context, runs []*Run) ([]event.Raw, error) 
 		}
 		last := r.Find(r.LastDone)
 		switch {
+		case r.BigOutput:
+			keys = append(keys, runResultKey(r.ID))
+			fill = append(fill, func(data []byte) error { out[i] = data; return nil })
+		case r.Output != nil:
+			out[i] = r.Output
 		case r.Output != nil:
 			out[i] = r.Output
 		case r.BigOutput:
@@ -174,6 +206,7 @@ func (e *Engine) outputs(ctx context.Context, runs []*Run) ([]event.Raw, error) 
 		case r.LastBig > 0:
 			keys = append(keys, outputKey(r.ID, r.LastDone, r.LastBig))
 			fill = append(fill, func(data []byte) error { out[i] = data; return nil })
+		case last == nil && r.LastDone == "":
 		case last == nil:
 			keys = append(keys, runTaskKey(r.ID, r.LastDone))
 			fill = append(fill, func(data []byte) error {

@@ -73,12 +73,15 @@ func (e *Engine) spawn(ctx context.Context, v *view, c *change) ([]*change, erro
 			continue
 		}
 		child := &change{run: v.runs[id]}
-		start, err := e.childStart(ctx, c, child, s)
+		start, err := e.childStart(ctx, v, c, child, s)
 		if err != nil {
 			return nil, err
 		}
 		in := &input{run: id, start: start.Event}
-		d := Decide(child.def, nil, start, At{Now: v.now, Stream: v.now, Random: rand.Float64()})
+		d, err := e.decideInput(ctx, v, child, start, At{Now: v.now, Stream: v.now, Random: rand.Float64()})
+		if err != nil {
+			return nil, err
+		}
 		if err := e.take(ctx, v, child, in, start, d); err != nil {
 			return nil, err
 		}
@@ -133,7 +136,7 @@ func (e *Engine) meet(ctx context.Context, v *view, c *change, s Spawn, there *R
 
 // childStart returns what a child is started with, and puts the definition it follows into its change. A child that cannot be made as it should is made all the
 // same, and fails with the reason: then its task treats it as every other that fails.
-func (e *Engine) childStart(ctx context.Context, c, child *change, s Spawn) (*Start, error) {
+func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Spawn) (*Start, error) {
 	parent, t := c.after, c.def.Find(s.TaskID)
 	ref := &ParentRef{
 		Run: parent.ID, Task: s.TaskID, Round: s.Round, Index: s.Index, Items: t.ForEach != nil || t.Loop != nil, Born: parent.born(), Depth: parent.depth() + 1,
@@ -152,7 +155,7 @@ func (e *Engine) childStart(ctx context.Context, c, child *change, s Spawn) (*St
 		return nil, err
 	}
 	if problem == nil {
-		start.Event.Input, problem, err = e.childInput(ctx, c, t, s)
+		start.Event.Input, problem, err = e.childInput(ctx, v, c, t, s)
 	}
 	start.Problem = problem
 	return start, err
@@ -194,10 +197,11 @@ func (e *Engine) childDefinition(ctx context.Context, parent *Run, t *Task, star
 
 // childInput makes the input of a child: the parameters of its task, or the input of the workflow that it runs, seen from its parent. Without any it is
 // given the item, or what the time before has brought.
-func (e *Engine) childInput(ctx context.Context, c *change, t *Task, s Spawn) (event.Raw, *event.TaskError, error) {
-	p, err := e.plan(ctx, c, t, s.Round)
+func (e *Engine) childInput(ctx context.Context, v *view, c *change, t *Task, s Spawn) (event.Raw, *event.TaskError, error) {
+	p, err := e.plan(ctx, v, c, t, s.Round)
 	if err != nil {
-		return nil, taskError(err), storeError(err)
+		problem, err := failure(err)
+		return nil, problem, err
 	}
 	scope := p.scope
 	switch {
@@ -220,7 +224,7 @@ func (e *Engine) childInput(ctx context.Context, c *change, t *Task, s Spawn) (e
 	}
 	in, err := p.input.Render(scope, maxChildInput)
 	if err != nil {
-		return nil, taskError(err), nil
+		return nil, evalError(err), nil
 	}
 	if in.Kind() != '{' {
 		return nil, &event.TaskError{Code: string(event.CodeInvalid), Message: "the input must be an object"}, nil
@@ -254,14 +258,6 @@ func taskError(err error) *event.TaskError {
 		return wrong.TaskError()
 	}
 	return nil
-}
-
-// storeError returns an error unless it is one of an expression.
-func storeError(err error) error {
-	if taskError(err) != nil {
-		return nil
-	}
-	return err
 }
 
 // lastOutput returns what the time before of a loop has brought, null the first time.
