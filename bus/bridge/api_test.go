@@ -186,7 +186,12 @@ func TestAgentIsShownCordonedAndDeregistered(t *testing.T) {
 	if got := decode[event.Agent](t, b.do("POST", path+"/cordon", `{"reason":"repair"}`).want(t, 200)); !got.Cordoned || got.Available {
 		t.Errorf("cordoned agent is %s", event.MustMarshal(got))
 	}
-	if got := decode[event.Agent](t, b.do("POST", path+"/uncordon", "").want(t, 200)); got.Cordoned {
+	got := decode[event.Agent](t, b.do("POST", path+"/drain", `{"reason":"upgrade","deadlineSeconds":60}`).want(t, 200))
+	if !got.Cordoned || !got.Draining || got.DrainBy.IsZero() || got.CordonReason != "upgrade" {
+		t.Errorf("drained agent is %s", event.MustMarshal(got))
+	}
+	b.do("POST", path+"/drain", `{"deadlineSeconds":-1}`).problem(t, 422, event.CodeInvalid)
+	if got := decode[event.Agent](t, b.do("POST", path+"/uncordon", "").want(t, 200)); got.Cordoned || got.Draining {
 		t.Errorf("uncordoned agent is %s", event.MustMarshal(got))
 	}
 	history := b.do("GET", path+"/history", "").want(t, 200)

@@ -17,9 +17,10 @@ func newAgentCommand(a *app) *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:     "agent",
 		Aliases: []string{"agents"},
-		Short:   "Show the agents of the fleet",
+		Short:   "Show the agents of the fleet, and take them out of work and back",
 	})
 	cmd.AddCommand(newAgentList(a), newAgentGet(a), newAgentHistory(a))
+	cmd.AddCommand(newAgentCordon(a), newAgentUncordon(a), newAgentDrain(a))
 	return cmd
 }
 
@@ -29,8 +30,7 @@ func newAgentList(a *app) *cobra.Command {
 		Short: "List the agents: their state, and whether they can take a task",
 		Args:  none,
 		RunE: a.call(func(ctx context.Context, c *client, _ []string) error {
-			head := []string{"AGENT", "STATE", "LIVENESS", "SLOTS", "AVAILABLE", "REPORTED", "CAPABILITIES"}
-			return printList(a, pages[event.Agent](ctx, c, apiRoute("agents")), head, agentRow)
+			return printList(a, pages[event.Agent](ctx, c, apiRoute("agents")), agentHead, agentRow)
 		}),
 	}
 }
@@ -51,6 +51,9 @@ func newAgentGet(a *app) *cobra.Command {
 	}
 }
 
+// agentHead is the head of the list of agents.
+var agentHead = []string{"AGENT", "STATE", "LIVENESS", "SLOTS", "AVAILABLE", "REPORTED", "CAPABILITIES"}
+
 // agentRow is a row of the list of agents.
 func agentRow(s style, g event.Agent) []cell {
 	return []cell{
@@ -67,6 +70,10 @@ func showAgent(p *sheet, g *event.Agent) {
 	p.field("Reported", p.time(g.StateAt))
 	p.field("Liveness", liveness(g.Liveness))
 	p.field("Available", available(g))
+	if g.Cordoned {
+		p.field(cordonWord(g), text(cordonText(p.style, g)).in(colorWarn))
+	}
+	p.optional("Breaker", g.Breaker)
 	p.field("Slots", text(fmt.Sprintf("%d of %d in use", len(g.Held), g.Slots)))
 	for _, h := range g.Held {
 		p.field("Works on", text(fmt.Sprintf("task %s of run %s, attempt %d", h.TaskID, h.RunID, h.Attempt)))

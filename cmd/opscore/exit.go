@@ -59,6 +59,11 @@ func (e *incompleteError) Error() string { return e.text }
 
 func (e *incompleteError) Unwrap() error { return e.cause }
 
+// noneError says that a command was to do something with all that are chosen, and nothing is.
+type noneError struct{ text string }
+
+func (e *noneError) Error() string { return e.text }
+
 // signalError is the cause of a context that a signal ended.
 type signalError struct {
 	signal os.Signal
@@ -89,6 +94,7 @@ func exitCode(ctx context.Context, err error) int {
 		incomplete  *incompleteError
 		unreachable *unreachableError
 		answer      *apiError
+		none        *noneError
 	)
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
@@ -101,6 +107,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUnreachable
 	case errors.As(err, &answer):
 		return answer.exitCode()
+	case errors.As(err, &none):
+		return exitNotFound
 	}
 	return exitFailure
 }

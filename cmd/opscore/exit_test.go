@@ -129,7 +129,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{args: []string{}, stderr: `"opscore" needs a command: agent,`},
 		{args: []string{"agnet"}, stderr: `unknown command "agnet" for "opscore"; did you mean "agent"? (see "opscore --help")`},
-		{args: []string{"agent"}, stderr: `"opscore agent" needs a command: get, history, list`},
+		{args: []string{"agent"}, stderr: `"opscore agent" needs a command: cordon,`},
 		{args: []string{"run", "strat", "x"}, stderr: `did you mean "start"?`},
 		{args: []string{"agent", "get"}, stderr: `"opscore agent get" needs the id of an agent`},
 		{args: []string{"agent", "get", ""}, stderr: `"opscore agent get" needs the id of an agent`},
