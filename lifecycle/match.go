@@ -76,6 +76,12 @@ const (
 	RuleBreaker      = "breaker"
 )
 
+// Rules lists all of them, the one that is least in the way first: by how soon, and with how little doing, the agent may take a task after all.
+var Rules = []string{
+	RuleSlots, RuleBackoff, RuleBreaker, RuleSuspect, RuleDraining, RuleCordoned, RuleState, RuleSilent, RuleLost, RuleLabel, RuleVersion,
+	RuleCapability, RuleUnregistered, RuleNotNamed,
+}
+
 // Match returns nil when the agent behind the gate may be given the task now, and otherwise the first rule that refuses it.
 func Match(g *Gate, w Want, now time.Time) *event.Refusal {
 	rule := unfit(g, &w)

@@ -299,6 +299,9 @@ func (e *Engine) heads(ctx context.Context, v *view, k *class) ([]head, error) {
 
 // scan is the net under the wake-ups: it looks at some classes that are known to wait, and at some of those that the store lists.
 func (e *Engine) scan(ctx context.Context) error {
+	if err := e.lookAtPauses(ctx); err != nil {
+		return err
+	}
 	n := 0
 	for _, k := range e.classes { // in random order
 		if n == scanKnown {

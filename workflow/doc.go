@@ -32,6 +32,7 @@
 //	schedule/ID                    Schedule: when runs are started by the clock, and how far that was judged
 //	retired                        which replica removed runs last, and when
 //	replica/NAME                   written by one replica only, each second: shows it that the store came back older
+//	paused-queues                  which capabilities' tasks are given to nobody
 //	gate/AGENT                     of lifecycle: what is held on an agent; in every Txn that takes or frees a slot
 //
 // # Indexes

@@ -68,6 +68,7 @@ type Engine struct {
 	picky   map[string][]*class // classes that ask for more than a capability, by that
 	dirty   []*class            // classes that something happened to
 	scanned storage.Cursor      // of the slow scan over all classes
+	paused  map[string]bool     // capabilities whose queues are paused; nil before that was read
 	session session
 
 	retiring sync.Mutex     // held by Retire
@@ -186,6 +187,10 @@ func (e *Engine) Handle(ctx context.Context, batch []*bus.Msg) error {
 			} else if err := e.changeSchedule(ctx, m, d.ID, ev); err != nil {
 				return err
 			}
+		case *event.QueueCommand:
+			if err := e.changeQueue(ctx, m, ev); err != nil {
+				return err
+			}
 		case *event.RunStart:
 			inputs = append(inputs, &input{run: d.ID, msg: m, start: ev})
 		case *event.RunCommand:
@@ -274,6 +279,11 @@ func (e *Engine) prepare(ctx context.Context, inputs []*input, try int) (*view, 
 	runInputs, err := e.foldGates(ctx, v, inputs) // first, while the view holds no gate that was only remembered
 	if err != nil {
 		return nil, err
+	}
+	if e.paused == nil {
+		if err := e.lookAtPauses(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.loadInputs(ctx, v, runInputs); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package workflow_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -206,5 +207,102 @@ func TestABreakerDoesNotEmptyTheCandidates(t *testing.T) {
 				t.Errorf("%d tasks", n)
 			}
 		})
+	}
+}
+
+func TestAPausedQueueGivesNothingOut(t *testing.T) {
+	conn, store := bustest.Conn(t), boltStore(t)
+	first, stop := replica(t, conn, store, nil)
+	def, picky, named := sequence("paused", "work"), sequence("picky", ""), sequence("named", "work")
+	picky.Tasks[0].Select = &workflow.Select{Capability: "work", Version: "^1"}
+	named.Tasks[0].AgentID = "w"
+	for _, d := range []*workflow.Definition{def, picky, named} {
+		first.call(t, event.KindWorkflowApply, d.ID, d)
+	}
+	first.call(t, event.KindQueuePause, "work", event.QueueCommand{Reason: "incident"})
+	first.serve(t, "w", []string{"work"}, func(context.Context, *agent.Task) (any, error) { return "done", nil })
+	runs := []string{first.begin(t, def.ID), first.begin(t, picky.ID)}
+	if r := first.ended(t, first.begin(t, named.ID)); r.State != event.RunCompleted { // the agent is free, and what is for it by name is not held back
+		t.Fatalf("%s", event.MustMarshal(r))
+	}
+	x, err := first.runs.ExplainRun(t.Context(), runs[0])
+	if err != nil || len(x.Tasks) != 1 || x.Tasks[0].Unblock != `resume the queue of "work"` || !strings.Contains(x.Text, "that queue is paused (incident)") {
+		t.Errorf("%s, %v", event.MustMarshal(x), err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	// A restart forgets everything but what is stored; two replicas then.
+	second, stopSecond := replica(t, conn, store, nil)
+	third, stopThird := replica(t, conn, store, nil)
+	if r := second.ended(t, second.begin(t, named.ID)); r.State != event.RunCompleted {
+		t.Fatalf("%s", event.MustMarshal(r))
+	}
+	queues, err := third.runs.Queues(t.Context())
+	if err != nil || len(queues.Items) != 2 {
+		t.Fatalf("%s, %v", event.MustMarshal(queues), err)
+	}
+	for _, q := range queues.Items {
+		if !q.Paused || q.Reason != "incident" || q.Waiting != 1 || q.Capability != "work" {
+			t.Errorf("%s", event.MustMarshal(q))
+		}
+	}
+	second.call(t, event.KindQueueResume, "work", event.QueueCommand{})
+	for _, run := range runs {
+		if r := second.ended(t, run); r.State != event.RunCompleted {
+			t.Errorf("%s", event.MustMarshal(r))
+		}
+	}
+	if err := errors.Join(stopSecond(), stopThird()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestARunSaysWhatItWaitsFor(t *testing.T) {
+	b := setup(t)
+	def := sequence("explained", "work")
+	b.call(t, event.KindWorkflowApply, def.ID, def)
+	run, behind := b.begin(t, def.ID), b.begin(t, def.ID)
+	explain := func(run string) *event.RunExplanation {
+		t.Helper()
+		x, err := b.runs.ExplainRun(t.Context(), run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	if x := explain(run); x.Tasks[0].Unblock != `register an agent that offers "work"` || x.Tasks[0].Place != 1 || x.Tasks[0].Queue.Waiting != 2 {
+		t.Errorf("%s", event.MustMarshal(x))
+	}
+	if x := explain(behind); x.Tasks[0].Place != 2 {
+		t.Errorf("%s", event.MustMarshal(x))
+	}
+	if _, err := b.runs.ExplainAgent(t.Context(), "w"); !errors.Is(err, &event.Error{Code: event.CodeUnknownAgent}) {
+		t.Errorf("an agent that is not registered: %v", err)
+	}
+	w := b.serveGated(t, "w", "work")
+	<-w.begun
+	if x := explain(run); !strings.Contains(x.Text, `agent "w"`) || x.Tasks[0].State == event.TaskReady {
+		t.Errorf("%s", event.MustMarshal(x))
+	}
+	if x := explain(behind); x.Tasks[0].Rules[0].Rule != "slots" || x.Tasks[0].Place != 1 {
+		t.Errorf("%s", event.MustMarshal(x))
+	}
+	if x, err := b.runs.ExplainAgent(t.Context(), "w"); err != nil || x.Available || x.Refusal.Rule != "slots" || len(x.Queues) != 1 || x.Queues[0].Waiting != 1 {
+		t.Errorf("%s, %v", event.MustMarshal(x), err)
+	}
+	w.end <- ""
+	b.ended(t, run)
+	if x := explain(run); !strings.HasPrefix(x.Text, "The run is completed since") || len(x.Tasks) != 0 {
+		t.Errorf("%s", event.MustMarshal(x))
+	}
+	<-w.begun
+	w.end <- ""
+	b.ended(t, behind)
+	if x, err := b.runs.ExplainAgent(t.Context(), "w"); err != nil || !x.Available || x.Text != `Agent "w" is free, and no task waits that it could do.` {
+		t.Errorf("%s, %v", event.MustMarshal(x), err)
+	}
+	if _, err := b.runs.ExplainRun(t.Context(), "none"); !errors.Is(err, &event.Error{Code: event.CodeUnknownRun}) {
+		t.Errorf("a run that does not exist: %v", err)
 	}
 }

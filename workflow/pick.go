@@ -19,6 +19,9 @@ const (
 
 // pick finds an agent for a class, or nil.
 func (e *Engine) pick(ctx context.Context, v *view, c *change, k *class, spread bool) (*lifecycle.Gate, error) {
+	if e.paused[k.want.Capability] {
+		return nil, nil
+	}
 	gate, err := e.pickFree(ctx, v, c, k, spread)
 	if gate != nil || err != nil || !k.probe {
 		return gate, err

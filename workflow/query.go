@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/opspawn/opscore/bus/event"
-	"github.com/opspawn/opscore/lifecycle"
 	"github.com/opspawn/opscore/storage"
 )
 
@@ -22,6 +20,23 @@ func NewQueries(store storage.Store) *Queries { return &Queries{store: store} }
 
 // Run returns a run. It fails with an *event.Error of CodeUnknownRun if there is none, and otherwise with the store's error.
 func (q *Queries) Run(ctx context.Context, id string) (*event.Run, error) {
+	r, err := q.readRun(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	def, err := q.definition(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := show(ctx, q.store, r, def)
+	if err != nil {
+		return nil, err
+	}
+	return shown, q.addReasons(ctx, r, shown)
+}
+
+// readRun reads the document of a run. It fails with an *event.Error of CodeUnknownRun if there is none.
+func (q *Queries) readRun(ctx context.Context, id string) (*Run, error) {
 	docs, err := q.store.Get(ctx, runKey(id))
 	if err != nil {
 		return nil, fmt.Errorf("read run: %w", err)
@@ -29,19 +44,11 @@ func (q *Queries) Run(ctx context.Context, id string) (*event.Run, error) {
 	if docs[0].Rev == "" {
 		return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", id)
 	}
-	var r Run
-	if err := event.Unmarshal(docs[0].Data, &r); err != nil {
+	r := new(Run)
+	if err := event.Unmarshal(docs[0].Data, r); err != nil {
 		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
 	}
-	def, err := q.definition(ctx, &r)
-	if err != nil {
-		return nil, err
-	}
-	shown, err := show(ctx, q.store, &r, def)
-	if err != nil {
-		return nil, err
-	}
-	return shown, q.addReasons(ctx, &r, def, shown)
+	return r, nil
 }
 
 // Runs returns at most limit runs, newest last, behind the cursor of an earlier page. Inputs and outputs are left out.
@@ -178,52 +185,6 @@ func (q *Queries) definition(ctx context.Context, r *Run) (*Definition, error) {
 		return def, err
 	}
 	return def.only(r.Parent.Only), nil
-}
-
-// addReasons says of each ready task why the agents it could go to have not taken it.
-func (q *Queries) addReasons(ctx context.Context, r *Run, def *Definition, shown *event.Run) error {
-	for i := range shown.Tasks {
-		t := r.Find(shown.Tasks[i].TaskID)
-		if t == nil || t.State != event.TaskReady {
-			continue
-		}
-		refusals, err := explain(ctx, q.store, t.Class, time.Now())
-		if err != nil {
-			return err
-		}
-		shown.Tasks[i].Reasons = refusals
-	}
-	return nil
-}
-
-const explainAgents = 50 // agents named in a reason
-
-// explain asks the matcher about the agents that a class could go to.
-func explain(ctx context.Context, store storage.Store, class string, now time.Time) ([]event.Refusal, error) {
-	want := parseClass(class)
-	agents := []string{}
-	if want.Agent != "" {
-		agents = append(agents, want.Agent)
-	} else {
-		entries, err := store.Range(ctx, lifecycle.AgentIndex, storage.Cursor{}, 0, explainAgents)
-		if err != nil {
-			return nil, fmt.Errorf("list agents: %w", err)
-		}
-		for _, e := range entries {
-			agents = append(agents, e.Member)
-		}
-	}
-	gates, err := lifecycle.Gates(ctx, store, agents...)
-	if err != nil {
-		return nil, err
-	}
-	var refusals []event.Refusal
-	for _, g := range gates {
-		if r := lifecycle.Match(g, want, now); r != nil {
-			refusals = append(refusals, *r)
-		}
-	}
-	return refusals, nil
 }
 
 // show turns a run into its shape on the wire: with all its parts when it has ended, else with what its document holds.

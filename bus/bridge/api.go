@@ -57,6 +57,12 @@ func (b *Bridge) newAPI() http.Handler {
 		}
 		b.historyRoutes(api)
 		b.deadRoutes(api)
+		if b.cfg.Explain != nil {
+			b.explainRoutes(api)
+		}
+		if b.cfg.Queues != nil {
+			b.queueRoutes(api)
+		}
 		b.systemRoutes(api)
 		b.requestRoutes(api)
 	})

@@ -37,6 +37,19 @@ type RunQueries interface {
 	Workflows(ctx context.Context, cursor string, limit int) (event.List[event.Definition], error)
 }
 
+// ExplainQueries say why nothing happens. A run or an agent that does not exist is an *event.Error of CodeUnknownRun or CodeUnknownAgent.
+type ExplainQueries interface {
+	ExplainRun(ctx context.Context, id string) (*event.RunExplanation, error)
+	ExplainAgent(ctx context.Context, id string) (*event.AgentExplanation, error)
+}
+
+// QueueQueries read the queues in which tasks wait for agents.
+type QueueQueries interface {
+	Queues(ctx context.Context) (event.List[event.Queue], error)
+	// QueueFence returns the sequence of the last command about the queues of a capability, 0 if there was none.
+	QueueFence(ctx context.Context, capability string) (uint64, error)
+}
+
 // ScheduleQueries reads schedules. One that does not exist is an *event.Error of CodeUnknownSchedule.
 type ScheduleQueries interface {
 	Schedule(ctx context.Context, id string) (*event.Schedule, error)
@@ -56,6 +69,10 @@ type Config struct {
 	Bus    *bus.Conn
 	Agents AgentQueries
 	Runs   RunQueries
+	// Explain, when set, is under /api/v1/runs/{id}/explain and /api/v1/agents/{id}/explain.
+	Explain ExplainQueries
+	// Queues, when set, are under /api/v1/queues.
+	Queues QueueQueries
 	// Schedules, when set, are under /api/v1/schedules.
 	Schedules ScheduleQueries
 	// History, when set, is shown under /api/v1/agents/{id}/history.

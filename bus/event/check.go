@@ -171,6 +171,8 @@ func (e *RunCommand) check([]byte) *Error {
 	return nil
 }
 
+func (e *QueueCommand) check([]byte) *Error { return nil }
+
 func (e *AgentCommand) check([]byte) *Error {
 	if e.DeadlineSeconds < 0 || e.DeadlineSeconds > MaxDrain.Seconds() {
 		return Errorf(CodeInvalid, "deadlineSeconds must be 0 to %.0f", MaxDrain.Seconds())

@@ -38,6 +38,13 @@ type AgentCommand struct {
 	DeadlineSeconds float64     `json:"deadlineSeconds,omitzero"` // of a drain, from the stream timestamp: then what is held is handed back; 0: never
 }
 
+// QueueCommand pauses or resumes the queues of all tasks that ask for a capability. Level.
+type QueueCommand struct {
+	Kind       CommandKind `json:"-"`
+	Capability string      `json:"-"`
+	Reason     string      `json:"reason,omitzero"`
+}
+
 // Wake is a hint between replicas on SubjectWake, core NATS: these agents became free or ended a task, these selector classes have
 // ready tasks. It may be lost; a slow scan finds the same.
 type Wake struct {

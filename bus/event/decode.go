@@ -76,6 +76,8 @@ func newEvent(a Address) Event {
 		return &ScheduleApply{ID: a.ID}
 	case slices.Contains(scheduleKinds, kind):
 		return &ScheduleCommand{Kind: kind, ID: a.ID}
+	case slices.Contains(queueKinds, kind):
+		return &QueueCommand{Kind: kind, Capability: a.ID}
 	case slices.Contains(agentKinds, kind):
 		return &AgentCommand{Kind: kind, AgentID: a.ID}
 	}
@@ -99,7 +101,7 @@ func decodeBody(e Event, body []byte) error {
 // bodyOptional reports whether an empty body means "no members" rather than broken JSON.
 func bodyOptional(e Event) bool {
 	switch e.(type) {
-	case *Deregister, *RunCommand, *ScheduleCommand, *AgentCommand:
+	case *Deregister, *RunCommand, *ScheduleCommand, *QueueCommand, *AgentCommand:
 		return true
 	}
 	return false

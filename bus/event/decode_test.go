@@ -247,6 +247,7 @@ func TestEveryIntakeSubjectIsParsedBack(t *testing.T) {
 		for _, kind := range []event.CommandKind{
 			event.KindWorkflowApply, event.KindRunStart, event.KindRunCancel, event.KindRunPause, event.KindRunResume,
 			event.KindRunSignal, event.KindRunRetry, event.KindAgentCordon, event.KindAgentUncordon, event.KindAgentDrain,
+			event.KindQueuePause, event.KindQueueResume,
 		} {
 			wantAddress(t, event.CommandSubject(kind, token), event.Address{Family: "command", Name: string(kind), ID: id})
 		}
@@ -277,8 +278,8 @@ func TestStreamsShareTheSubjectsOut(t *testing.T) {
 			t.Errorf("%s is carried but not known: %v", filter, err)
 		}
 	}
-	if len(all) != 21 {
-		t.Errorf("%d subjects, want 6 verbs and 15 kinds", len(all))
+	if len(all) != 23 {
+		t.Errorf("%d subjects, want 6 verbs and 17 kinds", len(all))
 	}
 }
 

@@ -59,6 +59,8 @@ const (
 	KindSchedulePause   CommandKind = "schedule-pause"
 	KindScheduleResume  CommandKind = "schedule-resume"
 	KindScheduleTrigger CommandKind = "schedule-trigger"
+	KindQueuePause      CommandKind = "queue-pause"
+	KindQueueResume     CommandKind = "queue-resume"
 	KindAgentCordon     CommandKind = "agent-cordon"
 	KindAgentUncordon   CommandKind = "agent-uncordon"
 	KindAgentDrain      CommandKind = "agent-drain"
@@ -72,6 +74,7 @@ var (
 	scheduleKinds = []CommandKind{
 		KindScheduleApply, KindScheduleDelete, KindSchedulePause, KindScheduleResume, KindScheduleTrigger,
 	}
+	queueKinds = []CommandKind{KindQueuePause, KindQueueResume}
 	agentKinds = []CommandKind{KindAgentCordon, KindAgentUncordon, KindAgentDrain}
 )
 
@@ -88,7 +91,7 @@ func AgentSubjects() []string {
 // WorkSubjects lists what StreamWork carries: results of tasks, and commands about definitions and runs.
 func WorkSubjects() []string {
 	s := []string{SubjectAccepted, SubjectProgress, SubjectResult}
-	for _, k := range slices.Concat(workflowKinds, scheduleKinds) {
+	for _, k := range slices.Concat(workflowKinds, scheduleKinds, queueKinds) {
 		s = append(s, Root+".command."+string(k)+".*")
 	}
 	return s

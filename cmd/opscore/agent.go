@@ -20,7 +20,7 @@ func newAgentCommand(a *app) *cobra.Command {
 		Short:   "Show the agents of the fleet, and take them out of work and back",
 	})
 	cmd.AddCommand(newAgentList(a), newAgentGet(a), newAgentHistory(a))
-	cmd.AddCommand(newAgentCordon(a), newAgentUncordon(a), newAgentDrain(a))
+	cmd.AddCommand(newAgentCordon(a), newAgentUncordon(a), newAgentDrain(a), newAgentExplain(a))
 	return cmd
 }
 

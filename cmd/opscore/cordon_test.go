@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -83,5 +84,45 @@ func TestAnAgentSaysThatItIsDrained(t *testing.T) {
 	got = p.run("agent", "get", "a1")
 	if want := regexp.MustCompile(`(?m)^Drained +what it holds is given to others at \d{4}-\S+: upgrade$`); !want.MatchString(got.stdout) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What nobody can do, why, and what helps: on the screen and for machines.
+func TestExplainWhatWaits(t *testing.T) {
+	t.Parallel()
+	p := fleet(t)
+	file := t.TempDir() + "/w.json"
+	if err := os.WriteFile(file, []byte(`{"id":"w","name":"W","tasks":[{"taskId":"t1","select":{"capability":"work","labels":{"pool":"b"}}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"agent cordon b1", "workflow apply -f " + file} {
+		if got := p.run(strings.Fields(args)...); got.code != exitOK {
+			t.Fatalf("%s: %+v", args, got)
+		}
+	}
+	var run event.Run
+	if got := p.run("run", "start", "w", "-o", "json"); event.Unmarshal([]byte(got.stdout), &run) != nil || run.RunID == "" {
+		t.Fatalf("%+v", got)
+	}
+	for _, c := range []struct{ args, want string }{
+		{"run explain " + run.RunID, `(?s)^Task "t1" has waited for an agent that offers "work" with pool=b for .*, at place 1 of 1: 3 agents do not take it: cordoned \(1\), label \(2\)\.\n` +
+			`.*To go on +uncordon agent "b1"\n.*Refused +b1: it is cordoned\nRefused +a1: it does not have the label "pool=b"\n`},
+		{"run explain " + run.RunID + " -o json", `(?s)"refused": \[\s+{\s+"agentId": "b1",\s+"rule": "cordoned"`},
+		{"agent explain b1", `(?s)^Agent "b1" is given nothing: it is cordoned\. 1 tasks wait that it could do\.\nTo go on +uncordon agent "b1"\n.*\nwork +- +pool=b +1 +yes\n`},
+		{"agent explain a1", `^Agent "a1" is free, and no task waits that it could do\.\n\n1 other queues ask for other agents\.\n$`},
+		{"queue pause work --reason incident", `^Queue +work\nPaused +true\n$`},
+		{"queue list", `(?m)^work +- +pool=b +1 +no: paused: incident$`},
+		{"run explain " + run.RunID, `(?s)that queue is paused \(incident\)\.\n.*To go on +resume the queue of "work"\n`},
+		{"queue resume work", `Paused +false`},
+		{"agent uncordon b1", `(?m)^b1 `},
+	} {
+		if got := p.run(strings.Fields(c.args)...); got.code != exitOK || !regexp.MustCompile(c.want).MatchString(got.stdout) {
+			t.Errorf("%s: %+v\nwant %s", c.args, got, c.want)
+		}
+	}
+	for _, args := range []string{"run explain none", "agent explain none"} {
+		if got := p.run(strings.Fields(args)...); got.code != exitNotFound {
+			t.Errorf("%s: %+v", args, got)
+		}
 	}
 }

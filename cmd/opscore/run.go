@@ -19,7 +19,7 @@ func newRunCommand(a *app) *cobra.Command {
 		Aliases: []string{"runs"},
 		Short:   "Start, show and cancel runs of workflows",
 	})
-	cmd.AddCommand(newRunStart(a), newRunGet(a), newRunList(a), newRunHistory(a), newRunCancel(a))
+	cmd.AddCommand(newRunStart(a), newRunGet(a), newRunList(a), newRunHistory(a), newRunCancel(a), newRunExplain(a))
 	return cmd
 }
 

@@ -61,6 +61,9 @@ func (s *server) queries() map[string]func(context.Context, query) (any, error) 
 			filter := event.DeadFilter{Class: q.Class, Subject: q.Subject, AgentID: q.AgentID, RunID: q.RunID, Since: q.Since}
 			return s.conn.DeadLetters(ctx, filter, q.Cursor, q.limit())
 		},
+		"run.explain":   func(ctx context.Context, q query) (any, error) { return runs.ExplainRun(ctx, q.ID) },
+		"agent.explain": func(ctx context.Context, q query) (any, error) { return runs.ExplainAgent(ctx, q.ID) },
+		"queue.list":    func(ctx context.Context, _ query) (any, error) { return runs.Queues(ctx) },
 		"system.health": func(ctx context.Context, _ query) (any, error) { return s.health(ctx), nil },
 	}
 }

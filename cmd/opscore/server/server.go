@@ -277,7 +277,7 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group) {
 func (s *server) newBridge() (*bridge.Bridge, error) {
 	agents, runs := lifecycle.NewQueries(s.store), workflow.NewQueries(s.store)
 	return bridge.New(bridge.Config{
-		Bus: s.conn, Agents: agents, Runs: runs, Schedules: runs, History: bridge.History(agents.History), RunHistory: runs.History,
+		Bus: s.conn, Agents: agents, Runs: runs, Schedules: runs, Explain: runs, Queues: runs, History: bridge.History(agents.History), RunHistory: runs.History,
 		Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
 		Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version, Setup: s.setup(),
 		PushSecrets: s.cfg.Delivery.Secrets, AgentKitURL: s.cfg.Delivery.AgentKitURL, AgentKitKey: s.cfg.Delivery.AgentKitKey,
