@@ -48,6 +48,7 @@ var benchmarks = []struct {
 	{"latency", benchLatency},
 	{"http", benchHTTP},
 	{"memory", benchMemory},
+	{"beats", benchBeats},
 }
 
 // Names lists the benchmarks in the order they run.
