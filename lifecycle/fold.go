@@ -85,6 +85,9 @@ func (s *Service) apply(ctx context.Context, f *fold, it item) (Verdict, error) 
 		f.crowded = true // until there is room for one more
 		return Old, nil
 	}
+	if e, leaves := it.event.(*event.Deregister); leaves && r.Stale(e.Instance, it.mark) {
+		return Old, nil // refused: it speaks for itself, not for the process that has replaced it
+	}
 	if _, isCommand := it.event.(*event.AgentCommand); isCommand && !r.Registered() {
 		return Old, nil // refused: what is refused has no effect
 	}
@@ -132,7 +135,7 @@ func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 	switch e := it.event.(type) {
 	case *event.State:
 		if r.Stale(e.Instance, it.mark) {
-			return event.Refused(event.Errorf(event.CodeStaleInstance, "another process of agent %q has taken over", f.b.id))
+			return f.stale()
 		}
 		if !r.Registered() {
 			o := event.Refused(event.Errorf(event.CodeUnknownAgent, "agent %q is not registered", f.b.id))
@@ -141,7 +144,11 @@ func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 		}
 	case *event.Register:
 		if r.Stale(e.Instance, it.mark) {
-			return event.Refused(event.Errorf(event.CodeStaleInstance, "another process of agent %q has taken over", f.b.id))
+			return f.stale()
+		}
+	case *event.Deregister:
+		if r.Stale(e.Instance, it.mark) {
+			return f.stale()
 		}
 	case *event.AgentCommand:
 		if !r.Registered() {
@@ -149,6 +156,10 @@ func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 		}
 	}
 	return &event.Outcome{OK: true, Version: r.Version, Seq: it.mark.Seq, Epoch: r.Instance.ID}
+}
+
+func (f *fold) stale() *event.Outcome {
+	return event.Refused(event.Errorf(event.CodeStaleInstance, "another process of agent %q has taken over", f.b.id))
 }
 
 func (f *fold) dirty() bool { return f.recordChanged || f.gateChanged || len(f.history) > 0 }

@@ -214,3 +214,19 @@ func TestHeartbeatsOfStrangersAreRefused(t *testing.T) {
 	f.becomes("replaced", event.LivenessLost) // the old process beats all the time
 	f.wantUnknown("stranger")
 }
+
+// What a process says that another one has replaced is refused, its goodbye too: it speaks for itself alone.
+func TestReplacedProcessCannotSayGoodbye(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, boltStore(t))
+	f.serve()
+	f.say(event.VerbRegister, "a", registered("old"))
+	f.say(event.VerbRegister, "a", registered("new"))
+	f.wantRefused(f.say(event.VerbState, "a", said("old", "idle")), event.CodeStaleInstance)
+	f.wantRefused(f.say(event.VerbDeregister, "a", &event.Deregister{Instance: "old"}), event.CodeStaleInstance)
+	if a := f.agent("a"); a.Instance != "new" {
+		t.Errorf("its process is %q", a.Instance)
+	}
+	f.wantOK(f.say(event.VerbDeregister, "a", &event.Deregister{Instance: "new"}))
+	f.wantUnknown("a")
+}
