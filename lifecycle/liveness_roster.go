@@ -175,6 +175,9 @@ func (r *roster) learn(token string, g *Gate, now tick) {
 	case !b.known && want != 0 && b.from != 0 && b.from != want:
 		b.beat, b.from = 0, 0 // it was another process that was heard
 	}
+	if !b.known && said == event.LivenessLive && b.beat == 0 {
+		b.beat, b.from = now, want // silence before it was known says nothing
+	}
 	b.known, b.want, b.said, b.every = true, want, said, uint32(min(g.Beat, event.MaxHeartbeat.Milliseconds()))
 }
 

@@ -100,7 +100,8 @@ func (v *vigil) awaitOut(ctx context.Context, victims []*member) (took []time.Du
 		now := time.Now()
 		left := victims[:0:0]
 		for i, g := range gates {
-			if g.Free(now) {
+			why := lifecycle.Match(g, lifecycle.Want{Agent: g.Agent}, now)
+			if why == nil || why.Rule == lifecycle.RuleSlots { // with all slots in use it would be given nothing anyhow
 				left = append(left, victims[i])
 			} else {
 				took = append(took, now.Sub(victims[i].killed()))
