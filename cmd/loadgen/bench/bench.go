@@ -45,6 +45,7 @@ var benchmarks = []struct {
 	{"readable", benchReadable},
 	{"runs", benchRuns},
 	{"chain", benchChain},
+	{"maps", benchMaps},
 	{"latency", benchLatency},
 	{"http", benchHTTP},
 	{"memory", benchMemory},
