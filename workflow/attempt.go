@@ -78,10 +78,9 @@ func refOf(e event.Event) (ref event.AttemptRef, instance string) {
 // adopt takes over an attempt that the store has lost with a regression.
 func (d *decider) adopt(t *RunTask, agent string, ref event.AttemptRef, instance string) {
 	t.Attempt, t.Agent, t.Token, t.Process, t.Delivery = ref.Attempt, agent, ref.Token, instance, ""
-	t.State, t.Class = event.TaskRunning, ""
-	t.Assigned, t.Renewed = d.at.Now, d.at.Now
-	t.Lease = d.at.Now.Add(d.timeout(t.ID))
-	t.Look = t.Lease
+	t.Class = ""
+	d.startClocks(t)
+	d.running(t)
 	if t.Started.IsZero() {
 		t.Started = d.at.Now
 	}
@@ -91,7 +90,7 @@ func (d *decider) adopt(t *RunTask, agent string, ref event.AttemptRef, instance
 
 // running notes that the agent has accepted the attempt; from now on only its lease counts.
 func (d *decider) running(t *RunTask) {
-	t.State, t.Look = event.TaskRunning, t.Lease
+	t.State, t.Look, t.QueueBy = event.TaskRunning, t.Lease, time.Time{}
 	d.changed = true
 }
 
@@ -110,14 +109,11 @@ func (d *decider) progress(t *RunTask, e *event.Progress) {
 	if t.State == event.TaskAssigned {
 		d.running(t)
 	}
-	span := d.timeout(t.ID)
-	if !d.changed && d.at.Stream.Sub(t.Renewed) < span/3 {
+	if !d.changed && d.at.Stream.Sub(t.Renewed) < d.timeout(d.task(t.ID))/3 {
 		return
 	}
 	t.Percent, t.Message = e.Percent, e.Message
-	if lease := d.at.Stream.Add(span); lease.After(t.Lease) {
-		t.Lease = lease
-	}
+	d.renew(t, d.at.Stream)
 	t.Look, t.Renewed = t.Lease, d.at.Stream
 	d.out.Cause = "progress"
 	d.changed = true
@@ -209,16 +205,14 @@ func (d *decider) tick(in *Tick) {
 		return
 	}
 	switch t.State {
+	case event.TaskReady:
+		d.tickReady(t, in)
 	case event.TaskRetrying:
 		d.makeReady(t)
 	case event.TaskAssigned:
 		d.tickAssigned(t, in)
 	case event.TaskRunning:
-		if in.Intake.Before(t.Lease) {
-			d.lookAgain(t, t.Lease)
-			return
-		}
-		d.giveUp(t, "timeout", "no result and no progress within "+d.timeout(t.ID).String())
+		d.tickRunning(t, in)
 	}
 }
 
@@ -229,48 +223,6 @@ func (d *decider) tickRun(in *Tick) {
 		d.run.Look = d.at.Now.Add(LookAgain)
 		d.changed = true
 	default:
-		d.end(event.RunFailed, &event.TaskError{Code: "run_timeout", Message: "the run did not end within " + d.run.endsBy().Sub(d.run.Created).String()})
+		d.end(event.RunFailed, &event.TaskError{Code: codeRunTimeout, Message: "the run did not end within " + d.run.endsBy().Sub(d.run.Created).String()})
 	}
-}
-
-func (d *decider) tickAssigned(t *RunTask, in *Tick) {
-	switch {
-	case in.Accepted == t.Attempt:
-		d.running(t)
-	case in.Intake.Before(t.AcceptBy):
-		if !t.once() {
-			d.out.Ask = t.ID
-		}
-		again := d.at.Now.Add(AskAgain)
-		if t.Delivery != "" {
-			again = earlier(d.at.Now.Add(PushAskAgain), t.AcceptBy)
-		}
-		d.lookAgain(t, again)
-	case t.once():
-		d.running(t) // it was asked, or perhaps not, but must not be asked again: whether it is at work only its lease can tell
-	default:
-		d.giveUp(t, "not_accepted", "the agent did not accept the task within "+t.AcceptBy.Sub(t.Assigned).String())
-	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-// lookAgain arms the timer for a time that has not come, but not for one that has.
-func (d *decider) lookAgain(t *RunTask, at time.Time) {
-	if soon := d.at.Now.Add(LookAgain); at.Before(soon) {
-		at = soon
-	}
-	t.Look = at
-	d.changed = true
-}
-
-// giveUp ends an attempt that did not end by itself: its agent is told, and the slot drains until it has confirmed.
-func (d *decider) giveUp(t *RunTask, code, message string) {
-	d.slot(t, SlotDrain).Failed = true
-	d.fail(t, &event.TaskError{Code: code, Message: message})
 }

@@ -340,8 +340,11 @@ func (d *decider) enterAgent(t *Task, rt *RunTask) {
 	}
 	d.makeReady(rt)
 	if rt.Class == "" {
-		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: "task " + rt.ID +
-			" has no agentCapability and no agent was named when the run was started"})
+		message := "task " + rt.ID + " has no agentCapability and no agent was named when the run was started"
+		if s := t.Select; s != nil {
+			message = "no agent has done task " + s.SameAs + ", and task " + rt.ID + " is for the same"
+		}
+		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: message})
 	}
 }
 
@@ -356,36 +359,9 @@ func (d *decider) task(id string) *Task {
 // makeReady puts a task into the queue of its selector class.
 func (d *decider) makeReady(t *RunTask) {
 	t.State, t.Ready, t.Retry = event.TaskReady, d.at.Now, time.Time{}
-	t.Class = d.class(t.ID)
-	t.Look = time.Time{}
+	t.Class = d.class(t)
+	d.queue(t)
 	d.changed = true
-}
-
-// class is the selector class of a task: the agent it must go to, or the capability it needs.
-func (d *decider) class(taskID string) string {
-	t := d.task(taskID)
-	switch {
-	case t.Select != nil:
-		return classOf(d.selector(t.Select))
-	case t.AgentID != "":
-		return classOf(Selector{Agent: t.AgentID})
-	case d.run.Named && len(d.def.Tasks) > 0 && t == &d.def.Tasks[0]:
-		return classOf(Selector{Agent: d.run.Agent})
-	case t.AgentCapability != "":
-		return classOf(Selector{Capability: t.AgentCapability})
-	}
-	return classOf(Selector{Agent: d.run.Agent, Bound: true})
-}
-
-// selector is what a task asks for, as far as that is known now: it may be the agent of another task.
-func (d *decider) selector(s *Select) Selector {
-	if s.SameAs != "" {
-		if t := d.find(s.SameAs); t != nil && t.Agent != "" {
-			return Selector{Agent: t.Agent, Bound: true}
-		}
-		return Selector{}
-	}
-	return Selector{Agent: s.AgentID, Capability: s.Capability, Version: s.Version, Labels: s.Labels, Spread: s.Spread}
 }
 
 func (d *decider) assign(in *Assign) {
@@ -396,13 +372,8 @@ func (d *decider) assign(in *Assign) {
 	}
 	t.Attempt = max(t.Attempt, in.Above) + 1
 	t.State, t.Agent, t.Token, t.Process = event.TaskAssigned, in.Agent, in.Token, in.Instance
-	t.Delivery, t.Lease = in.Delivery, d.at.Now.Add(d.timeout(t.ID))
-	t.Assigned, t.Renewed = d.at.Now, d.at.Now
-	t.AcceptBy, t.Look = d.at.Now.Add(event.AcceptDeadline), d.at.Now.Add(AskAgain)
-	if t.Delivery != "" {
-		t.AcceptBy = earlier(d.at.Now.Add(event.PushDeadline), t.Lease)
-		t.Look = earlier(d.at.Now.Add(PushAskAgain), t.AcceptBy)
-	}
+	t.Delivery = in.Delivery
+	d.startClocks(t)
 	t.Class, t.Percent, t.Message = "", nil, ""
 	if t.Started.IsZero() {
 		t.Started = d.at.Now
@@ -411,16 +382,6 @@ func (d *decider) assign(in *Assign) {
 		d.run.Agent = in.Agent
 	}
 	d.changed = true
-}
-
-func (d *decider) timeout(taskID string) time.Duration {
-	t := d.task(taskID)
-	for _, s := range []float64{t.TimeoutSeconds, d.def.TimeoutSeconds} {
-		if s > 0 {
-			return time.Duration(s * float64(time.Second))
-		}
-	}
-	return DefaultTimeout
 }
 
 func (d *decider) cancel(in *Cancel) {
@@ -433,6 +394,12 @@ func (d *decider) cancel(in *Cancel) {
 		}
 		return
 	}
+	if u := d.run.Undoing; u != nil {
+		if u.State != event.RunCancelled {
+			d.refuse(event.CodeNotAllowedNow, "the run has %s and undoes what it has done", u.State)
+		}
+		return
+	}
 	reason := in.Reason
 	if reason == "" {
 		reason = "cancelled"
@@ -440,8 +407,12 @@ func (d *decider) cancel(in *Cancel) {
 	d.end(event.RunCancelled, &event.TaskError{Code: "cancelled", Message: reason})
 }
 
-// end ends the run: whatever is active is cancelled.
+// end ends the run: whatever is active is cancelled, and what it has done is undone before. A run that undoes ends when that is over, and in no
+// other way.
 func (d *decider) end(state event.RunState, why *event.TaskError) {
+	if d.run.Undoing != nil {
+		return
+	}
 	for i := range d.run.Tasks {
 		t := &d.run.Tasks[i]
 		if t.State.Final() || t.State == event.TaskPending {
@@ -452,6 +423,13 @@ func (d *decider) end(state event.RunState, why *event.TaskError) {
 		}
 		d.endTask(t, event.TaskCancelled)
 	}
+	if !d.undoFirst(state, why) {
+		d.close(state, why)
+	}
+}
+
+// close ends the run, in which nothing is active.
+func (d *decider) close(state event.RunState, why *event.TaskError) {
 	d.run.State, d.run.Error, d.run.Ended, d.run.Look = state, why, d.at.Now, time.Time{}
 	d.out.Cause = string(state)
 	d.changed = true
@@ -459,7 +437,7 @@ func (d *decider) end(state event.RunState, why *event.TaskError) {
 
 func (d *decider) endTask(t *RunTask, state event.TaskState) {
 	t.State, t.Ended = state, d.at.Now
-	t.Class, t.Look, t.Retry = "", time.Time{}, time.Time{}
+	t.Class, t.Look, t.Retry, t.QueueBy, t.EndBy = "", time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	d.changed = true
 }
 
@@ -477,6 +455,11 @@ func (d *decider) complete(t *RunTask, output event.Raw) {
 	}
 	t.Error = nil
 	d.endTask(t, event.TaskCompleted)
+	if d.out.Ended = t.ID; d.run.Undoing != nil {
+		d.out.Cause = "task undone"
+		return
+	}
+	d.compensates(t)
 	choice, err := d.choose(d.task(t.ID).Switch)
 	if err != nil {
 		d.blame(t, err)
@@ -487,7 +470,7 @@ func (d *decider) complete(t *RunTask, output event.Raw) {
 	if t.Big {
 		d.run.LastBig = t.Attempt
 	}
-	d.out.Ended, d.out.Cause = t.ID, "task completed"
+	d.out.Cause = "task completed"
 	if d.def.graph() {
 		d.leave(t, event.TaskCompleted, choice)
 		return

@@ -388,10 +388,13 @@ func (d *Definition) next(i int, index map[string]int) (int, bool) {
 	return j, ok
 }
 
-// Find returns the task of an id, or nil.
+// Find returns the task of an id, which may be one that undoes another, or nil.
 func (d *Definition) Find(taskID string) *Task {
 	if i, ok := d.index[taskID]; ok {
 		return &d.Tasks[i]
+	}
+	if d.flow != nil {
+		return d.flow.undo[taskID]
 	}
 	return nil
 }
@@ -408,14 +411,6 @@ func (d *Definition) placeOf(taskID string) int {
 		return i
 	}
 	return -1
-}
-
-// capability is what an agent must offer to do the task, empty for a named agent.
-func (t *Task) capability() string {
-	if t.Select != nil {
-		return t.Select.Capability
-	}
-	return t.AgentCapability
 }
 
 // VersionOf returns the version of a definition and the form it is kept in. The version is the first 16 hexadecimal digits of the SHA-256 of

@@ -106,7 +106,7 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 	}
 	task := event.Task{
 		RunID: c.after.ID, WorkflowID: c.after.Workflow, WorkflowVersion: c.after.DefVersion,
-		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.capability(),
+		TaskID: taskID, Attempt: t.Attempt, Name: def.Name, Capability: def.capability(t.Fallback),
 		Input: in, Token: t.Token, Instance: t.Process, Deadline: t.Lease.UTC(), PreviousError: t.Error,
 	}
 	if p := c.after.Parent; p != nil {

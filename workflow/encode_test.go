@@ -47,6 +47,10 @@ func fill(t *rapid.T, v reflect.Value) {
 			f.Set(reflect.ValueOf(map[string]string{"k": "v"}))
 		case []uint64:
 			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.Uint64Range(0, 1<<53), 0, 3).Draw(t, name)))
+		case []int:
+			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.Int(), 0, 3).Draw(t, name)))
+		case *Undoing:
+			f.Set(reflect.ValueOf(&Undoing{State: event.RunFailed, Error: &event.TaskError{Code: "c"}, Failed: []NotUndone{{TaskID: "a"}}, Missed: 1}))
 		case []byte:
 			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.Byte(), 0, 3).Draw(t, name)))
 		case []string:

@@ -9,10 +9,11 @@ import (
 
 // flow is the graph of a definition, compiled once when it is decoded; it never changes. Tasks are named by their place in the definition.
 type flow struct {
-	edges [][]edge // by task: what follows
-	in    []int    // by task: edges towards it
-	need  []int    // by task: of them, how many must be taken before it begins
-	roots []int    // tasks without an edge towards them
+	edges [][]edge         // by task: what follows
+	in    []int            // by task: edges towards it
+	need  []int            // by task: of them, how many must be taken before it begins
+	roots []int            // tasks without an edge towards them
+	undo  map[string]*Task // by id: tasks that undo others
 }
 
 // edge leads from a task to one that follows. It is taken when its task has completed, unless something chooses among the edges.
@@ -64,6 +65,13 @@ func (d *Definition) compile() {
 		}
 	}
 	for i := range d.Tasks {
+		if d.Tasks[i].Compensate != nil {
+			if f.undo == nil {
+				f.undo = make(map[string]*Task)
+			}
+			u := d.Tasks[i].undo()
+			f.undo[u.TaskID] = u
+		}
 		f.need[i] = joinOf(d.Tasks[i].Join, f.in[i])
 		if f.in[i] == 0 {
 			f.roots = append(f.roots, i)
@@ -126,7 +134,7 @@ func (d *decider) leave(t *RunTask, state event.TaskState, choice string) {
 // advance follows the edges of the tasks that ended, and begins what they lead to. It works off lists, so that a long row of tasks that end at
 // once needs no deep stack. A run in which nothing is active and nothing begins has completed.
 func (d *decider) advance() {
-	for d.run.State == event.RunRunning {
+	for !d.run.State.Final() {
 		switch {
 		case len(d.ended) > 0:
 			end := d.ended[0]
@@ -139,11 +147,12 @@ func (d *decider) advance() {
 			d.met = d.met[1:]
 			d.begin(place)
 		case d.admit():
-		default:
-			if !d.busy() && len(d.out.Need) == 0 {
-				d.succeed()
-			}
+		case d.busy() || len(d.out.Need) > 0:
 			return
+		case d.run.Undoing != nil:
+			d.undoNext()
+		default:
+			d.succeed()
 		}
 	}
 }

@@ -248,7 +248,7 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 			if r.State.Final() && shown.State == event.TaskPending {
 				shown.State = event.TaskSkipped
 			}
-			if !r.apart(def, i) {
+			if !r.apart(def, i, shown.TaskID) {
 				continue
 			}
 			want(runTaskKey(r.ID, shown.TaskID), func(b []byte) {
@@ -290,6 +290,9 @@ func (r *Run) way(def *Definition) []event.RunTask {
 		for i := range def.Tasks {
 			add(&def.Tasks[i])
 		}
+		for _, t := range r.undoes(def) {
+			add(t)
+		}
 		return tasks
 	}
 	for t, n := def.first(), 0; t != nil && n < len(def.Tasks); t, n = def.after(t), n+1 {
@@ -298,16 +301,12 @@ func (r *Run) way(def *Definition) []event.RunTask {
 	return tasks
 }
 
-// apart reports whether the task at a place of the way may have ended and have a document of its own.
-func (r *Run) apart(def *Definition, place int) bool {
-	switch {
-	case r.Total <= inlineTasks:
-		return false
-	case !def.graph():
+// apart reports whether a task at a place of the way may have ended and have a document of its own.
+func (r *Run) apart(def *Definition, place int, id string) bool {
+	if r.Total > inlineTasks && !def.graph() {
 		return place < r.Completed+1
 	}
-	m := r.mark(place)
-	return m == markCompleted || m == markFailed
+	return r.mayBeApart(def, id)
 }
 
 func (d *Definition) first() *Task {

@@ -378,9 +378,12 @@ func (e *Engine) holdings(ctx context.Context, r *Run) (keys []storage.Key, fami
 	if err != nil {
 		return nil, nil, err
 	}
-	moved := make([]storage.Key, len(def.Tasks))
+	moved := make([]storage.Key, 0, len(def.Tasks))
 	for i := range def.Tasks {
-		moved[i] = runTaskKey(r.ID, def.Tasks[i].TaskID)
+		moved = append(moved, runTaskKey(r.ID, def.Tasks[i].TaskID))
+	}
+	for _, t := range r.undoes(def) {
+		moved = append(moved, runTaskKey(r.ID, t.TaskID))
 	}
 	docs, err := e.cfg.Store.Get(ctx, moved...)
 	if err != nil {

@@ -39,6 +39,8 @@ type Run struct {
 	Story      int               `json:"story,omitzero"`     // transitions in its timeline so far
 	Output     event.Raw         `json:"output,omitzero"`    // of a definition that says what it is
 	BigOutput  bool              `json:"bigOutput,omitzero"` // it is in a document of its own
+	Undo       []int             `json:"undo,omitzero"`      // places of the tasks that can be undone, in the order in which they completed
+	Undoing    *Undoing          `json:"undoing,omitzero"`   // the run has failed or was cancelled, and undoes what it has done
 	Marks      []byte            `json:"marks,omitzero"`     // of a large graph: how far each task has come, half a byte each in the order of the definition
 	Waits      int               `json:"waits,omitzero"`     // of a large graph: tasks that wait for room
 	Parent     *ParentRef        `json:"parent,omitzero"`    // of a child: the run that has started it
@@ -76,12 +78,15 @@ type RunTask struct {
 	Error    *event.TaskError `json:"error,omitzero"`
 	Percent  *float64         `json:"percent,omitzero"`
 	Message  string           `json:"message,omitzero"`
-	Renewed  time.Time        `json:"renewed,omitzero"` // when progress last moved the lease
-	Class    string           `json:"class,omitzero"`   // selector class it waits in while it is ready
-	Look     time.Time        `json:"look,omitzero"`    // its timer: when something about it may be due, zero for never
-	Settled  int              `json:"settled,omitzero"` // while it is pending: edges towards it that were taken or never will be
-	Taken    int              `json:"taken,omitzero"`   // of them, taken
-	Kids     *Children        `json:"kids,omitzero"`    // of a task that starts runs of their own
+	Renewed  time.Time        `json:"renewed,omitzero"`  // when progress last moved the lease
+	Class    string           `json:"class,omitzero"`    // selector class it waits in while it is ready
+	Look     time.Time        `json:"look,omitzero"`     // its timer: when something about it may be due, zero for never
+	QueueBy  time.Time        `json:"queueBy,omitzero"`  // it has failed unless an agent has accepted it by then
+	EndBy    time.Time        `json:"endBy,omitzero"`    // the attempt is over by then, whatever progress it makes
+	Fallback int              `json:"fallback,omitzero"` // of the fallbacks of its task, the one it has come to; 0 for none
+	Settled  int              `json:"settled,omitzero"`  // while it is pending: edges towards it that were taken or never will be
+	Taken    int              `json:"taken,omitzero"`    // of them, taken
+	Kids     *Children        `json:"kids,omitzero"`     // of a task that starts runs of their own
 }
 
 const (

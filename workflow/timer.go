@@ -357,7 +357,7 @@ func (c *intakeClock) since(r *Run, taskID string, now time.Time) time.Time {
 		return at
 	}
 	for _, o := range c.outages {
-		if from := later(o.from, t.Renewed); o.to.After(from) {
+		if from := later(o.from, later(t.Renewed, t.Ready)); o.to.After(from) {
 			at = at.Add(-o.to.Sub(from) - outageGrace)
 		}
 	}

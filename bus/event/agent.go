@@ -111,6 +111,7 @@ type TaskError struct {
 	Message      string `json:"message"`
 	Retryable    *bool  `json:"retryable,omitzero"`
 	RetryAfterMs int64  `json:"retryAfterMs,omitzero"`
+	Details      Raw    `json:"details,omitzero"` // of a run's error; what agents send here is dropped
 }
 
 // Usage is what an attempt cost.

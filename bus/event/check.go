@@ -123,6 +123,7 @@ func (e *Result) check(body []byte) *Error {
 	if e.Error == nil {
 		return nil
 	}
+	e.Error.Details = nil
 	if e.Error.Code == "" {
 		return missing("error.code", "a string that is not empty")
 	}
