@@ -79,6 +79,7 @@ func goldens() []golden {
 		{file: "outcome-held", body: func() any { return new(event.Outcome) }},
 		{file: "run", body: func() any { return new(event.Run) }},
 		{file: "run-children", body: func() any { return new(event.Run) }},
+		{file: "run-undone", body: func() any { return new(event.Run) }},
 		{file: "agent", body: func() any { return new(event.Agent) }},
 		{file: "agent-draining", body: func() any { return new(event.Agent) }},
 		{file: "explain-run", body: func() any { return new(event.RunExplanation) }},
