@@ -252,6 +252,47 @@ func TestReplayingTwiceSendsOnce(t *testing.T) {
 	}
 }
 
+// A full stream drops the oldest letters, and their number is told.
+func TestDroppedLettersAreCounted(t *testing.T) {
+	c := bustest.Conn(t)
+	s, err := c.JS().Stream(testContext(t), event.StreamDead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.CachedInfo().Config
+	cfg.MaxBytes = 1 << 20
+	if _, err := c.JS().UpdateStream(testContext(t), cfg); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- c.WatchDead(ctx, 5*time.Millisecond) }()
+	seen := func() *event.DeadList {
+		list, err := c.DeadLetters(testContext(t), event.DeadFilter{}, "", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	large := cordonLetter("a", 0)
+	large.Data = []byte(strings.Repeat("x", 100<<10))
+	for i := range 25 {
+		large.Seq = uint64(i)
+		bury(t, c, large)
+	}
+	if err := c.DeleteDead(testContext(t), seen().Items[0].Seq); err != nil { // which was not dropped
+		t.Fatal(err)
+	}
+	bustest.Eventually(t, "all letters are accounted for", func() bool {
+		list := seen()
+		return list.Evicted > 0 && list.Evicted+list.Letters+1 == list.LastSeq
+	})
+	stop()
+	if err := <-watched; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReplaysThatAreRefused(t *testing.T) {
 	c := bustest.Conn(t)
 	change := func(f func(*bus.Letter)) *bus.Letter {

@@ -28,12 +28,9 @@ func evictions(before, now deadState) uint64 {
 	return gone - deleted
 }
 
-// deadLookEvery is how often [Conn.WatchDead] looks.
-const deadLookEvery = 10 * time.Second
-
-// WatchDead counts the dead letters that are dropped because their stream is full, and says so in the log, until ctx ends.
-func (c *Conn) WatchDead(ctx context.Context) error {
-	t := time.NewTicker(deadLookEvery)
+// WatchDead counts the dead letters that are dropped because their stream is full, and says so in the log, until ctx ends. It looks every so often.
+func (c *Conn) WatchDead(ctx context.Context, every time.Duration) error {
+	t := time.NewTicker(every)
 	defer t.Stop()
 	var before *deadState
 	for {

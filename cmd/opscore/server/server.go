@@ -85,6 +85,9 @@ type Addresses struct {
 	NATS string // URL
 }
 
+// deadLookEvery is how often it is looked whether dead letters were dropped.
+const deadLookEvery = 10 * time.Second
+
 // startTimeout bounds how long a server waits for its store and its bus when it starts.
 const startTimeout = 15 * time.Second
 
@@ -271,7 +274,7 @@ func (s *server) serve(ctx context.Context, g *errgroup.Group) {
 		g.Go(func() error { return s.engine.Run(ctx) })
 	}
 	g.Go(func() error { return s.serveQueries(ctx) })
-	g.Go(func() error { return s.conn.WatchDead(ctx) })
+	g.Go(func() error { return s.conn.WatchDead(ctx, deadLookEvery) })
 }
 
 func (s *server) newBridge() (*bridge.Bridge, error) {
