@@ -14,6 +14,7 @@ import (
 // StreamState is what a stream says of itself. LastSeq is 0 for a stream that never held a message; FirstSeq is above LastSeq
 // for one that is empty now.
 type StreamState struct {
+	Now               time.Time // on the clock that stamps its messages
 	Created           time.Time
 	FirstSeq, LastSeq uint64
 	FirstTime         time.Time // stream timestamp of the message at FirstSeq
@@ -29,6 +30,7 @@ func (c *Conn) StreamState(ctx context.Context, stream string) (StreamState, err
 	}
 	info := s.CachedInfo()
 	return StreamState{
+		Now:       info.TimeStamp,
 		Created:   info.Created,
 		FirstSeq:  info.State.FirstSeq,
 		LastSeq:   info.State.LastSeq,

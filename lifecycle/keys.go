@@ -18,7 +18,7 @@ const (
 	HandBack   storage.Index = "due/workflow" // workflow's timers: an agent's new epoch, and the end of an attempt, is announced there
 )
 
-// HandBackMember is the timer member that tells workflow to take back what an agent's earlier process held.
+// HandBackMember is the timer member that tells workflow to take back what an agent's earlier process held, or a lost agent holds.
 func HandBackMember(agent string) string { return "g|" + event.MustToken(agent) }
 
 // DrainMember is the timer member that tells workflow to take back what an agent still holds when its time to drain is over.

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/event"
@@ -315,18 +316,7 @@ func (j *Judge) confirm(ctx context.Context, found []suspicion, clear tick) ([]*
 	if err != nil {
 		return nil, err
 	}
-	var wg sync.WaitGroup
-	errs := make([]error, len(cases))
-	free := make(chan struct{}, readers)
-	for i, c := range cases {
-		free <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-free }()
-			errs[i] = j.witness(ctx, c)
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := j.witnessAll(ctx, cases); err != nil {
 		return nil, err
 	}
 	kept := cases[:0]
@@ -378,14 +368,38 @@ func (j *Judge) open(ctx context.Context, found []suspicion) ([]*caseFile, error
 	return kept, nil
 }
 
-// witness reads the agent's last message from the streams, also one that was not taken in yet.
-func (j *Judge) witness(ctx context.Context, c *caseFile) error {
-	if c.pulse.Said == event.LivenessUnwatched || c.pulse.Verdict() == event.LivenessLive {
-		return nil // nothing stored starts the watching, and nothing more is needed for life
+// witnessAll reads the last messages of agents whose silence would be held against them. Nothing stored starts the watching, and nothing more is needed for
+// life.
+func (j *Judge) witnessAll(ctx context.Context, cases []*caseFile) error {
+	silent := make([]*caseFile, 0, len(cases))
+	for _, c := range cases {
+		if c.pulse.Verdict() != event.LivenessLive {
+			silent = append(silent, c)
+		}
 	}
-	subject := event.AgentSubject("*", c.token)
-	now := time.Now()
+	if len(silent) == 0 {
+		return nil
+	}
+	clocks := make(map[string]time.Time, 2)
 	for _, stream := range []string{event.StreamAgent, event.StreamWork} {
+		state, err := j.cfg.Bus.StreamState(ctx, stream)
+		if err != nil {
+			return fmt.Errorf("read the clock of a stream: %w", err)
+		}
+		clocks[stream] = state.Now
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readers)
+	for _, c := range silent {
+		g.Go(func() error { return j.witness(ctx, c, clocks) })
+	}
+	return g.Wait()
+}
+
+// witness reads the agent's last message from the streams, also one that was not taken in yet. How old it is says the clock that has stamped it.
+func (j *Judge) witness(ctx context.Context, c *caseFile, clocks map[string]time.Time) error {
+	subject := event.AgentSubject("*", c.token)
+	for stream, now := range clocks {
 		m, ok, err := j.cfg.Bus.LastMessage(ctx, stream, subject)
 		if err != nil {
 			return fmt.Errorf("read the last message of an agent: %w", err)

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"path/filepath"
 	"sync/atomic"
@@ -257,5 +258,51 @@ func TestOneReplicaJudges(t *testing.T) {
 	first.pass(leaseRenew + judgeEvery)
 	if !first.judge.lease.held {
 		t.Error("a lease that was given back is not taken at once")
+	}
+}
+
+// The work of many agents that are lost at once is handed back little by little.
+func TestHandBacksAreSpread(t *testing.T) {
+	t.Parallel()
+	store := openBolt(t)
+	const agents, each = 30, 20
+	var ids []string
+	for i := range agents {
+		ids = append(ids, fmt.Sprint("agent-", i))
+	}
+	enlist(t, store, ids...)
+	gates, err := Gates(t.Context(), store, ids...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, revs := make([]storage.Key, agents), storage.NewRevisions()
+	for i, id := range ids {
+		docs[i] = GateKey(id)
+	}
+	found, err := store.Get(t.Context(), docs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, g := range gates {
+		for n := range each {
+			g.Take(event.AttemptRef{RunID: fmt.Sprint(i, "-", n), TaskID: "t", Attempt: 1}, "p", time.Now())
+		}
+		err := store.Commit(t.Context(), storage.Txn{
+			Rev: revs.Next(), If: []storage.Cond{{Key: docs[i], Rev: found[i].Rev}}, Put: []storage.Put{{Key: docs[i], Data: g.Encode()}},
+		})[0]
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newReplica(t, bustest.Conn(t), store)
+	r.pass(settle + 5*time.Second)
+	r.want(ids[0], event.LivenessLost)
+	due, err := store.Range(t.Context(), HandBack, storage.Cursor{}, storage.MaxScore, 2*agents)
+	if err != nil || len(due) != agents {
+		t.Fatalf("%d agents are handed back (%v), want %d", len(due), err, agents)
+	}
+	took := time.Duration(due[agents-1].Score-due[0].Score) * time.Microsecond
+	if least := time.Duration(agents-2)*each*handPace - jitter; took < least {
+		t.Errorf("%d attempts are handed back within %v, want %v at least", agents*each, took, least)
 	}
 }

@@ -54,7 +54,7 @@
 //	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
-//	                g|agent                    of lifecycle: an agent whose process was replaced
+//	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
 //	                x|agent                    of lifecycle: an agent whose time to drain is over
 //	                e|agent|run|task|attempt|seq
 //	                                           of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results
@@ -74,7 +74,7 @@
 //	   ▼       an agent          progress
 //	 ready ──────────────► assigned ──────────────► running
 //	   ▲ ▲                    │ │                     │ │
-//	   │ └────────────────────┴─┼─────────────────────┘ │   rejected, no responder, process replaced
+//	   │ └────────────────────┴─┼─────────────────────┘ │   rejected, no responder, process replaced, agent lost
 //	   │                        │                       │
 //	   │                        ├───────────────────────┘   result failed, not accepted in time, lease over
 //	   │      wait is over      ▼
@@ -89,7 +89,7 @@
 //
 //   - An attempt is outdated only when its successor is assigned. Until then its result is taken, whatever has been decided meanwhile,
 //     and cancels the retry.
-//   - A rejection, silence and a process that was replaced spend no retry. An attempt that was not accepted in time, or whose lease ran out, does.
+//   - A rejection, silence, a process that was replaced and an agent that is lost spend no retry. An attempt that was not accepted in time, or whose lease ran out, does.
 //   - Every slot that is taken is freed once: by the result, by a refusal, or, after it was left to drain, by the agent's word that it stopped, by
 //     a late result or by the end of its grace.
 //   - Leases, the time to accept and the time of a run are judged by intake time, waits and back-off by the clock.

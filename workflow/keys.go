@@ -71,7 +71,7 @@ const (
 	timerBackoff  = "b" // b|agent: its back-off ends, or its breaker lets a task through again
 	timerChild    = "p" // p|run: a child has ended, and its parent has not taken that in
 	timerKin      = "c" // c|run|task: a task has ended before its children
-	timerHandBack = "g" // g|agent: its process was replaced
+	timerHandBack = "g" // g|agent: its process was replaced, or it is lost
 	timerSchedule = "s" // s|schedule: its next tick
 	timerEmpty    = "x" // x|agent, of lifecycle: its time to drain is over
 	timerSpent    = "l" // l|run|task|attempt: a dead letter was not stored yet
