@@ -51,6 +51,9 @@ type ConsumerConfig struct {
 	MaxBatch, MaxBytes int
 	// MaxHeld bounds the messages that were pulled and not settled yet, over all workers; 0 means 1024.
 	MaxHeld int
+	// Newer, when set, reports whether a newer version of Ops-Core handles the same stream. What has an unknown subject is then put off, for up to
+	// putOffLimit, so that one of its replicas gets it; it is buried otherwise.
+	Newer func() bool
 	// Log gets one line per outcome. Nil logs nothing.
 	Log *slog.Logger
 	// Crash is called at named points, for fault tests that end the process there: "after-fetch" when a worker has taken a

@@ -192,3 +192,42 @@ func TestAnswersOnlyInboxes(t *testing.T) {
 		t.Errorf("answers went to %v", got)
 	}
 }
+
+// What only a newer version knows is offered again and again for as long as there is one, and buried when there is none.
+func TestWhatANewerVersionKnowsIsPutOff(t *testing.T) {
+	c := bustest.Conn(t)
+	ctx := testContext(t)
+	s, err := c.JS().Stream(ctx, event.StreamWork)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := s.CachedInfo().Config
+	config.Subjects = append(config.Subjects, event.Root+".command.run-dance.*") // as the newer version has made it
+	if _, err := c.JS().UpdateStream(ctx, config); err != nil {
+		t.Fatal(err)
+	}
+	var newer atomic.Bool
+	var offered atomic.Int64
+	newer.Store(true)
+	consume(t, c, bus.ConsumerConfig{
+		Stream: event.StreamWork, Durable: event.ConsumerWorkflow, Newer: newer.Load,
+		Handler: func(_ context.Context, batch []*bus.Msg) error {
+			for _, m := range batch {
+				offered.Add(1)
+				m.Dead(event.Errorf(event.CodeMalformed, "unknown"))
+			}
+			return nil
+		},
+	})
+	for _, subject := range []string{event.Root + ".command.run-dance.r1", event.CommandSubject(event.KindRunCancel, "r1")} {
+		if _, err := c.Publish(ctx, nats.NewMsg(subject)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bustest.Eventually(t, "the unknown one is offered again", func() bool { return offered.Load() >= 4 })
+	if l := letters(t, c); len(l) != 1 || l[0].Header.Get(event.HeaderDeadSubject) != event.CommandSubject(event.KindRunCancel, "r1") {
+		t.Errorf("%d dead letters: %+v", len(l), l)
+	}
+	newer.Store(false)
+	bustest.Eventually(t, "it is buried", func() bool { return len(letters(t, c)) == 2 })
+}

@@ -155,6 +155,9 @@ func (w *worker) settle(ctx context.Context, piece []*Msg) (left []*Msg, err err
 	w.c.cfg.Crash("before-reply")
 	settled := make([]*Msg, 0, len(piece))
 	for _, m := range piece {
+		if w.c.forNewer(m, committed) {
+			m.Later(putOff)
+		}
 		switch m.Verdict.Kind {
 		case VerdictNone:
 			left, err = append(left, m), fmt.Errorf("the handler gave no verdict on message %d", m.Seq)
@@ -175,6 +178,17 @@ func (w *worker) settle(ctx context.Context, piece []*Msg) (left []*Msg, err err
 	}
 	w.close(settled)
 	return left, err
+}
+
+// What this version does not know is offered again so often, and for so long: while it waits the stream is not taken in behind it.
+const (
+	putOff      = time.Second
+	putOffLimit = 10 * time.Minute
+)
+
+// forNewer reports whether a message that would be buried is one that only a newer version knows.
+func (c *Consumer) forNewer(m *Msg, now time.Time) bool {
+	return m.Verdict.Kind == VerdictDead && c.cfg.Newer != nil && !event.Known(m.Subject) && now.Sub(m.Time) < putOffLimit && c.cfg.Newer()
 }
 
 // acknowledgement is what is said to the server: nothing acknowledges.

@@ -40,6 +40,8 @@ type Epoch struct {
 	Incarnation string `json:"incarnation,omitzero"`
 	// Targets are the sequences that the consumers of each stream must pass before tasks are given out again.
 	Targets map[string]uint64 `json:"targets,omitzero"`
+	// Missing counts, by stream, the messages that should have been read again and were no longer there.
+	Missing map[string]uint64 `json:"missing,omitzero"`
 }
 
 // durables names the consumer of each stream.
@@ -69,6 +71,7 @@ type Keeper struct {
 	err     error  // of the last tick
 	alarm   chan struct{}
 	tidied  janitor
+	schema  Schema // as the store says
 }
 
 // NewKeeper makes a Keeper. Forget is called whenever remembered documents become void.
@@ -132,8 +135,8 @@ func (k *Keeper) Alarm(why string) {
 func (k *Keeper) Check(ctx context.Context) error {
 	for {
 		err := k.tick(ctx)
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, storage.ErrHeld) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -187,8 +190,9 @@ func (k *Keeper) tick(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rolled := make(map[*streamView]bool)
 	for _, v := range views {
-		if err := k.checkStream(ctx, v); err != nil {
+		if rolled[v], err = k.checkStream(ctx, v); err != nil {
 			return err
 		}
 	}
@@ -205,6 +209,19 @@ func (k *Keeper) tick(ctx context.Context) error {
 	}
 	k.adopt(stored, views)
 	k.accept(incarnation)
+	if !k.versioned() {
+		if err := EnsureSchema(ctx, k.store); err != nil {
+			return err
+		}
+	}
+	for _, v := range views {
+		if !rolled[v] {
+			continue
+		}
+		if err := k.writeOne(ctx, v); err != nil {
+			return err
+		}
+	}
 	if err := k.write(ctx, views); err != nil {
 		return err
 	}
@@ -217,7 +234,7 @@ func (k *Keeper) tick(ctx context.Context) error {
 // look reads the ack floors first and the store after them, so that a position never claims too much.
 func (k *Keeper) look(ctx context.Context) ([]*streamView, storage.Doc, error) {
 	views := []*streamView{{name: event.StreamAgent}, {name: event.StreamWork}}
-	keys := []storage.Key{epochKey}
+	keys := []storage.Key{epochKey, schemaKey}
 	for _, v := range views {
 		var err error
 		if v.floor, err = k.bus.AckFloor(ctx, v.name); err != nil {
@@ -233,12 +250,12 @@ func (k *Keeper) look(ctx context.Context) ([]*streamView, storage.Doc, error) {
 		return nil, storage.Doc{}, fmt.Errorf("read positions: %w", err)
 	}
 	for i, v := range views {
-		v.doc = docs[i+1]
+		v.doc = docs[i+2]
 		if err := decodeDoc(v.doc, &v.pos); err != nil {
 			return nil, storage.Doc{}, err
 		}
 	}
-	return views, docs[0], nil
+	return views, docs[0], k.noteSchema(docs[1])
 }
 
 func decodeEpoch(d storage.Doc) (e Epoch, err error) {
@@ -265,152 +282,6 @@ func (k *Keeper) accept(incarnation string) {
 	if store, ok := k.store.(storage.Incarnated); ok {
 		store.Accept(incarnation)
 	}
-}
-
-// regressed says why the store is older than it was, or may be, or is empty. A database that was started again, or that another one has taken
-// over from, may have lost its last writes even if its positions look right.
-func (k *Keeper) regressed(ctx context.Context, views []*streamView, stored Epoch, incarnation string) (string, error) {
-	k.mu.Lock()
-	known, alarmed, seen := k.epoch, k.alarmed, maps.Clone(k.seen)
-	k.mu.Unlock()
-	switch {
-	case alarmed != "":
-		return alarmed, nil
-	case stored.N < known.N:
-		return "the store came back older: healing", nil
-	case stored.Incarnation != "" && stored.Incarnation != incarnation:
-		return "the database was started again and may have lost its last writes: healing", nil
-	}
-	for _, v := range views {
-		switch {
-		case seen[v.name] > 0 && v.pos.N < seen[v.name]:
-			return "the store came back older: healing", nil
-		case seen[v.name] == 0 && v.doc.Rev == "" && v.floor > 0:
-			return "the store is empty but the streams were read before: healing", nil
-		case seen[v.name] == 0 && v.doc.Rev != "":
-			// A process that starts takes back what is behind the position: what a killed one held comes again at once.
-			gap, err := k.gap(ctx, v)
-			if err != nil {
-				return "", err
-			}
-			if gap > quietGap {
-				return "the store is behind the streams: healing", nil
-			}
-			if err := k.setBack(ctx, v); err != nil {
-				return "", err
-			}
-		}
-	}
-	return "", nil
-}
-
-// gap is how long, by stream time, the acknowledged messages behind the store's position were coming in.
-func (k *Keeper) gap(ctx context.Context, v *streamView) (time.Duration, error) {
-	if v.floor <= v.pos.Seq {
-		return 0, nil // there are none, or none at all were acknowledged yet
-	}
-	first, ok, err := k.bus.MessageTime(ctx, v.name, max(v.pos.Seq+1, v.state.FirstSeq))
-	if err != nil || !ok {
-		return 0, err // evicted or purged: it cannot be replayed either way
-	}
-	last, ok, err := k.bus.MessageTime(ctx, v.name, v.floor)
-	if err != nil || !ok {
-		return 0, err
-	}
-	return last.Sub(first), nil
-}
-
-// checkStream raises the alarm when a stream lost messages that the store has taken in. Its consumers start again at what is left; documents
-// notice by the stream's time that sequences are used again.
-func (k *Keeper) checkStream(ctx context.Context, v *streamView) error {
-	if v.doc.Rev == "" || (v.state.LastSeq >= v.pos.Seq && v.state.Created.Equal(v.pos.Created)) {
-		return nil
-	}
-	k.mu.Lock()
-	delete(k.passed, v.name)
-	k.mu.Unlock()
-	k.log.Error("stream rolled back or recreated: it ends before what the store has taken in",
-		"stream", v.name, "last", v.state.LastSeq, "position", v.pos.Seq)
-	v.pos = Position{N: v.pos.N, Created: v.state.Created}
-	v.floor = 0
-	if err := k.setBack(ctx, v); err != nil {
-		return err
-	}
-	return k.writeOne(ctx, v)
-}
-
-// setBack makes the consumers of a stream deliver again what is behind the store's position.
-func (k *Keeper) setBack(ctx context.Context, v *streamView) error {
-	next := max(v.pos.Seq+1, v.state.FirstSeq, 1)
-	if err := k.bus.ResetConsumer(ctx, v.name, durables[v.name], next); err != nil {
-		return fmt.Errorf("set back consumer %s: %w", durables[v.name], err)
-	}
-	v.floor = min(v.floor, next-1)
-	return nil
-}
-
-// heal sets the consumers back and raises the epoch, once for all replicas: whoever finds it raised already only waits. Without a reason, in a store
-// that is new, it only notes which database it is.
-func (k *Keeper) heal(ctx context.Context, views []*streamView, epochDoc storage.Doc, stored Epoch, incarnation, why string) error {
-	k.mu.Lock()
-	known := k.epoch.N
-	if why != "" {
-		k.healing = why
-	}
-	k.mu.Unlock()
-
-	if why != "" {
-		k.forget()
-	}
-	k.accept(incarnation)
-	raised := stored // by another replica that noticed first
-	if stored.N <= known || stored.Incarnation != incarnation {
-		raised = Epoch{N: max(known, stored.N), Incarnation: incarnation}
-		if why != "" {
-			raised.N++
-			raised.At = time.Now().UTC()
-			raised.Targets = make(map[string]uint64, len(views))
-			for _, v := range views {
-				raised.Targets[v.name] = v.state.LastSeq
-			}
-			k.log.Error(why, "epoch", raised.N)
-		}
-		err := k.store.Commit(ctx, storage.Txn{
-			Rev: k.revs.Next(),
-			If:  []storage.Cond{{Key: epochKey, Rev: epochDoc.Rev}},
-			Put: []storage.Put{{Key: epochKey, Data: event.MustMarshal(raised)}},
-		})[0]
-		if err != nil {
-			return fmt.Errorf("raise epoch: %w", err)
-		}
-	}
-	if why == "" {
-		k.adopt(raised, views)
-		return k.write(ctx, views)
-	}
-	for _, v := range views {
-		if err := k.setBack(ctx, v); err != nil {
-			return err
-		}
-	}
-	k.forget() // once more: an answer may have been remembered that was read before
-	k.mu.Lock()
-	k.epoch = raised
-	k.checked = true
-	k.alarmed = ""
-	k.targets = make(map[string]uint64, len(views))
-	for _, v := range views {
-		k.targets[v.name] = v.state.LastSeq
-		k.seen[v.name] = v.pos.N
-		v.pos.Created = v.state.Created
-	}
-	k.mu.Unlock()
-	for _, v := range views { // so that the next look finds a position, and one that has grown
-		if err := k.writeOne(ctx, v); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // adopt takes over what other replicas wrote, and ends the healing when the consumers have passed their targets.

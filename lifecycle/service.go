@@ -31,6 +31,8 @@ type Config struct {
 	Log   *slog.Logger
 	// Wake is told, after the commit, of agents that became free or have ended an attempt. It must not block.
 	Wake func(agents []string)
+	// Newer, when set, reports whether a newer version has written the store: see [Keeper.Newer].
+	Newer func() bool
 	// Crash is called at named points, for fault tests.
 	Crash func(point string)
 }
@@ -65,7 +67,7 @@ func (s *Service) Run(ctx context.Context) error {
 	consumer, err := s.cfg.Bus.NewConsumer(bus.ConsumerConfig{
 		Stream: event.StreamAgent, Durable: event.ConsumerLifecycle, Workers: 2,
 		MaxBatch: batchSize, MaxHeld: 2 * batchSize,
-		Handler: s.Handle, Log: s.cfg.Log, Crash: s.cfg.Crash,
+		Handler: s.Handle, Newer: s.cfg.Newer, Log: s.cfg.Log, Crash: s.cfg.Crash,
 	})
 	if err != nil {
 		return fmt.Errorf("consume %s: %w", event.StreamAgent, err)

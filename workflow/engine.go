@@ -120,7 +120,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	consumer, err := e.cfg.Bus.NewConsumer(bus.ConsumerConfig{
 		Stream: event.StreamWork, Durable: event.ConsumerWorkflow, Workers: 2, // one decides while the other waits for the store
 		MaxBatch: batchSize, MaxHeld: 2 * batchSize,
-		Handler: e.Handle, Log: e.cfg.Log, Crash: e.cfg.Crash,
+		Handler: e.Handle, Newer: e.cfg.Keeper.Newer, Log: e.cfg.Log, Crash: e.cfg.Crash,
 	})
 	if err != nil {
 		return fmt.Errorf("consume %s: %w", event.StreamWork, err)

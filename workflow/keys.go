@@ -59,6 +59,9 @@ const (
 	dueIndex                    = lifecycle.HandBack
 )
 
+// RunIndex lists the runs that nobody but a client has started, by creation.
+const RunIndex = runIndex
+
 // readyIndex orders the ready tasks of a selector class by when they became ready.
 func readyIndex(class string) storage.Index { return storage.Index("ready/" + class) }
 

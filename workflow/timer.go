@@ -100,8 +100,7 @@ func (e *Engine) caught(err *error) {
 func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input, error) {
 	kind, ids, ok := parseTimer(op.Member)
 	if !ok {
-		e.cfg.Log.Error("unknown timer removed", "timer", op.Member)
-		return []*input{{gate: &gateInput{kind: gateNothing}, timer: op}}, nil
+		return e.unknownTimer(ctx, op)
 	}
 	switch kind {
 	case timerTask:

@@ -45,6 +45,10 @@ func (b *Bridge) newAPI() http.Handler {
 		fail(w, req, &Problem{Status: http.StatusMethodNotAllowed, Code: codeMethodNotAllowed, Detail: req.Method + " is not allowed here"})
 	})
 	config := apiConfig(b.cfg.Version)
+	r.Group(func(guarded chi.Router) { // bodies of any size
+		guarded.Use(refuseOtherSites, b.admitAPI)
+		b.backupRoutes(guarded)
+	})
 	r.Group(func(guarded chi.Router) {
 		guarded.Use(refuseOtherSites, b.admitAPI, b.bufferBody)
 		api := humachi.New(guarded, config)

@@ -62,6 +62,7 @@ type ScheduleQueries interface {
 type Check struct {
 	Name string
 	Err  error
+	Note string // what an operator should know although it works
 }
 
 // Config is what a Bridge needs. Bus, Agents and Runs are required.
@@ -93,6 +94,8 @@ type Config struct {
 	CallTimeout time.Duration
 	// Version is shown in the description of the API.
 	Version string
+	// Backups, when set, serves /api/v1/backup and /api/v1/restore.
+	Backups Backups
 	// Setup is shown to whoever has the key.
 	Setup Setup
 	// Log gets one line per finished request: a warning for one that was refused, at most 20 per second and route. Nil logs nothing.

@@ -26,6 +26,7 @@ type checkShown struct {
 	Name  string `json:"name"`
 	OK    bool   `json:"ok"`
 	Error string `json:"error,omitzero"`
+	Note  string `json:"note,omitzero"`
 }
 
 func (b *Bridge) serveProbe(w http.ResponseWriter, r *http.Request) {
@@ -58,7 +59,7 @@ func (b *Bridge) readiness(ctx context.Context) readiness {
 		checks = append(checks, Check{Name: "listener", Err: errDraining})
 	}
 	for _, c := range checks {
-		s := checkShown{Name: c.Name, OK: c.Err == nil}
+		s := checkShown{Name: c.Name, OK: c.Err == nil, Note: c.Note}
 		if c.Err != nil {
 			s.Error, shown.Status = c.Err.Error(), "unavailable"
 		}

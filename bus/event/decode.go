@@ -46,6 +46,12 @@ func Decode(subject string, body []byte) (Message, error) {
 	return Message{Address: addr, Event: e}, nil
 }
 
+// Known reports whether this version knows what is published on a subject. It may know too little of a newer one's.
+func Known(subject string) bool {
+	addr, err := ParseSubject(subject)
+	return err == nil && newEvent(addr) != nil
+}
+
 // newEvent makes the empty event for an address, or nil if there is none.
 func newEvent(a Address) Event {
 	if a.Family == "agent" {

@@ -72,7 +72,7 @@ func newRoot(a *app) *cobra.Command {
 	group(root)
 	root.AddCommand(
 		newAgentCommand(a), newQueueCommand(a), newWorkflowCommand(a), newScheduleCommand(a), newRunCommand(a), newExplainCommand(a), newDeadCommand(a),
-		newDevCommand(a), newServeCommand(a), newDoctorCommand(a), newDemoCommand(a), newVersionCommand(a),
+		newDevCommand(a), newServeCommand(a), newDoctorCommand(a), newBackupCommand(a), newRestoreCommand(a), newDemoCommand(a), newVersionCommand(a),
 	)
 	addCompletionAndHelp(root)
 	a.watchBegin(root)

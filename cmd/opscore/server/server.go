@@ -163,7 +163,16 @@ func (s *server) open(ctx context.Context) error {
 		return fmt.Errorf("set up the streams: %w", err)
 	}
 	s.build()
-	if err := s.keeper.Check(ctx); err != nil {
+	err = lifecycle.EnsureSchema(ctx, s.store)
+	if err == nil {
+		err = s.keeper.Check(ctx)
+	}
+	if errors.Is(err, storage.ErrHeld) {
+		// A restore must be repeated, and this is where: it is not ready until then.
+		s.cfg.Log.Error("the store cannot be used yet", "err", err)
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("compare the store with the streams: %w", err)
 	}
 	return nil
@@ -196,7 +205,7 @@ func (s *server) build() {
 		wake = s.engine.Wake
 	}
 	if s.has(RoleLifecycle) {
-		s.agents = lifecycle.New(lifecycle.Config{Store: s.store, Bus: s.conn, Log: log, Wake: wake, Crash: s.cfg.Crash})
+		s.agents = lifecycle.New(lifecycle.Config{Store: s.store, Bus: s.conn, Log: log, Wake: wake, Newer: s.keeper.Newer, Crash: s.cfg.Crash})
 		s.judge = lifecycle.NewJudge(lifecycle.JudgeConfig{Store: s.store, Bus: s.conn, Keeper: s.keeper, Log: log, Wake: wake})
 	}
 }
@@ -282,7 +291,7 @@ func (s *server) newBridge() (*bridge.Bridge, error) {
 	return bridge.New(bridge.Config{
 		Bus: s.conn, Agents: agents, Runs: runs, Schedules: runs, Explain: runs, Queues: runs, History: bridge.History(agents.History), RunHistory: runs.History,
 		Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
-		Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version, Setup: s.setup(),
+		Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version, Setup: s.setup(), Backups: backups{s},
 		PushSecrets: s.cfg.Delivery.Secrets, AgentKitURL: s.cfg.Delivery.AgentKitURL, AgentKitKey: s.cfg.Delivery.AgentKitKey,
 		AgentKitMode: s.cfg.Delivery.AgentKitMode, AdoptAgents: s.cfg.Delivery.AdoptAgents,
 	})
@@ -302,7 +311,7 @@ func (s *server) setup() bridge.Setup {
 
 // checks says what /readyz shows: ready means progressing.
 func (s *server) checks(ctx context.Context) []bridge.Check {
-	checks := []bridge.Check{{Name: "nats"}, {Name: "store", Err: s.keeper.Progress()}, {Name: "dispatch", Err: s.keeper.Dispatching()}}
+	checks := []bridge.Check{{Name: "nats"}, {Name: "store", Err: s.keeper.Progress()}, {Name: "dispatch", Err: s.keeper.Dispatching(), Note: s.keeper.Lost()}}
 	if !s.conn.Connected() {
 		checks[0].Err = errors.New("not connected")
 	}
