@@ -57,7 +57,7 @@ func (d *decider) find(taskID string) *RunTask {
 	}
 	for _, e := range d.run.Recent {
 		if e.ID == taskID {
-			return &RunTask{ID: e.ID, State: e.State, Attempt: e.Attempt, Agent: e.Agent, Token: e.Token, Process: e.Process}
+			return &RunTask{ID: e.ID, State: e.State, Attempt: e.Attempt, Agent: e.Agent, Token: e.Token, Process: e.Process, Word: e.Word}
 		}
 	}
 	return nil
@@ -197,7 +197,7 @@ func (d *decider) tick(in *Tick) {
 		return
 	}
 	t := d.run.Find(in.TaskID)
-	if t == nil || t.Look.IsZero() || d.at.Now.Before(t.Look) {
+	if t == nil || d.run.look(t).IsZero() || d.at.Now.Before(t.Look) {
 		return
 	}
 	if t.Kids != nil {
@@ -207,22 +207,13 @@ func (d *decider) tick(in *Tick) {
 	switch t.State {
 	case event.TaskReady:
 		d.tickReady(t, in)
+	case event.TaskWaiting:
+		d.tickWaiting(t, in)
 	case event.TaskRetrying:
 		d.makeReady(t)
 	case event.TaskAssigned:
 		d.tickAssigned(t, in)
 	case event.TaskRunning:
 		d.tickRunning(t, in)
-	}
-}
-
-func (d *decider) tickRun(in *Tick) {
-	switch {
-	case d.run.Look.IsZero() || d.at.Now.Before(d.run.Look):
-	case in.Intake.Before(d.run.endsBy()):
-		d.run.Look = d.at.Now.Add(LookAgain)
-		d.changed = true
-	default:
-		d.end(event.RunFailed, &event.TaskError{Code: codeRunTimeout, Message: "the run did not end within " + d.run.endsBy().Sub(d.run.Created).String()})
 	}
 }

@@ -17,6 +17,7 @@ type input struct {
 	msg    *bus.Msg         // nil for timers and answers to requests
 	start  *event.RunStart  // a start whose definition is not resolved yet
 	at     time.Time        // stream timestamp of what is no message itself, but follows from one
+	seq    uint64           // of that message, where it counts
 	answer *event.Outcome   // what its caller hears after the commit
 	timer  *storage.IndexOp // the due entry it came from
 	gate   *gateInput       // about an agent's gate alone
@@ -134,18 +135,31 @@ func (o *indexOps) timer(member func() string, before, after time.Time) {
 
 func (o *indexOps) run(before, after *Run) {
 	var none Run
-	if before == nil {
+	if after.stub() {
+		o.add(earlyIndex, after.ID, after.Created)
+		o.add(dueIndex, timer(timerEarly, after.ID), after.Created.Add(earlyFor))
+		return
+	}
+	if !before.exists() {
+		if before != nil {
+			o.remove(earlyIndex, after.ID)
+			o.remove(dueIndex, timer(timerEarly, after.ID))
+		}
 		before = &none
 		if after.Parent == nil { // children are found by their parent
 			o.add(runIndex, after.ID, after.Created)
 		}
 	}
+	o.queue(before, after)
 	o.timer(func() string { return timer(timerRun, after.ID) }, before.Look, after.Look)
-	if after.State.Final() && !before.State.Final() {
+	if after.State.Final() && (!before.State.Final() || after.Parent == nil) { // each that changes it has a version of its own
 		o.add(dueIndex, endTimer(after), after.Ended.Add(AskAgain))
 		if after.Parent == nil {
 			o.add(endedIndex, after.ID, after.Ended)
 		}
+	}
+	if before.State.Final() && !after.State.Final() { // it was retried or run again
+		o.remove(endedIndex, after.ID)
 	}
 	at := 0
 	for i := range after.Tasks {
@@ -154,7 +168,7 @@ func (o *indexOps) run(before, after *Run) {
 		if j := before.findFrom(at, t.ID); j >= 0 {
 			old, at = &before.Tasks[j], j+1
 		}
-		o.task(after.ID, after.Priority, old, t)
+		o.task(before, after, old, t)
 	}
 	at = 0
 	for i := range before.Tasks {
@@ -162,26 +176,48 @@ func (o *indexOps) run(before, after *Run) {
 		if j := after.findFrom(at, old.ID); j >= 0 {
 			at = j + 1
 		} else {
-			o.task(after.ID, after.Priority, old, &RunTask{ID: old.ID})
+			o.task(before, after, old, &RunTask{ID: old.ID})
 		}
 	}
 }
 
-func (o *indexOps) task(run string, priority int, before, after *RunTask) {
-	o.timer(func() string { return timer(timerTask, run, after.ID) }, before.Look, after.Look)
-	if before.leaves(after) {
-		o.add(dueIndex, timer(timerKin, run, after.ID), after.Ended)
-	}
-	if before.Class == after.Class {
+// queue moves a run that is pending from one queue to another.
+func (o *indexOps) queue(before, after *Run) {
+	was, is := before.queue(), after.queue()
+	if was == is {
 		return
 	}
-	if before.Class != "" {
-		o.remove(readyIndex(before.Class), readyMember(run, after.ID))
+	if was != "" {
+		o.remove(pendingIndex(was), after.ID)
 	}
-	if after.Class != "" {
-		o.add(readyIndex(after.Class), readyMember(run, after.ID), place(after.Ready, priority))
+	if is != "" {
+		o.add(pendingIndex(is), after.ID, after.Created)
+	}
+}
+
+func (o *indexOps) task(runBefore, run *Run, before, after *RunTask) {
+	o.timer(func() string { return timer(timerTask, run.ID, after.ID) }, runBefore.look(before), run.look(after))
+	if before.leaves(after) {
+		o.add(dueIndex, timer(timerKin, run.ID, after.ID), after.Ended)
+	}
+	if was, is := before.asks(), after.asks(); was != is {
+		if is {
+			o.add(approvalIndex, readyMember(run.ID, after.ID), after.Started)
+		} else {
+			o.remove(approvalIndex, readyMember(run.ID, after.ID))
+		}
+	}
+	was, is := runBefore.class(before), run.class(after)
+	if was == is {
+		return
+	}
+	if was != "" {
+		o.remove(readyIndex(was), readyMember(run.ID, after.ID))
+	}
+	if is != "" {
+		o.add(readyIndex(is), readyMember(run.ID, after.ID), place(after.Ready, run.Priority))
 		// A class is struck off the list only if its mark is still the one read before it was found empty.
-		o.addScore(classIndex, after.Class, storage.Score(rand.Int64N(int64(storage.MaxScore))))
+		o.addScore(classIndex, is, storage.Score(rand.Int64N(int64(storage.MaxScore))))
 	}
 }
 

@@ -18,7 +18,8 @@ const (
 	LookAgain      = time.Second // when intake is behind the clock
 )
 
-// Input is something that happened to a run: *Start, *Said, *Cancel, *Assign, *Refused, *Gone or *Tick.
+// Input is something that happened to a run: *Start, *Begin, *Command, *Said, *Cancel, *Stopped, *Assign, *Refused, *Gone or
+// *Tick.
 type Input interface{ input() }
 
 // Start is a run-start command, with the definition it resolved to.
@@ -30,6 +31,7 @@ type Start struct {
 	Limit      time.Duration    // legacy: how long the run may take; 0 means LegacyTimeout
 	Problem    *event.TaskError // legacy, and children: it cannot run; the run is created and fails
 	Parent     *ParentRef       // of a child
+	Queue      string           // where it waits for its turn, empty if it may begin at once
 }
 
 // Said is an accepted, progress or result event of an agent.
@@ -38,7 +40,7 @@ type Said struct {
 	Event event.Event
 }
 
-// Cancel is a run-cancel command.
+// Cancel ends a run that is part of another one which has ended. What people want is a *Command.
 type Cancel struct{ Reason string }
 
 // Assign gives a ready task to an agent.
@@ -109,6 +111,7 @@ const (
 	SlotSilent                   // freed, and the agent out of rotation
 	SlotGone                     // freed: its process is gone
 	SlotDrain                    // the attempt is over, the agent is told to stop, the slot waits for its answer
+	SlotStopped                  // a slot that drains is free: the cancel was confirmed, or its grace is over
 	SlotLate                     // a result that is refused, but proves that a slot that drains is free
 )
 
@@ -118,6 +121,7 @@ type Decision struct {
 	Run    *Run
 	Refuse *event.Error  // the input is refused; nothing changes
 	Need   []storage.Key // nothing is decided: these documents must be loaded into At.Data first
+	Held   *event.Error  // there is no such run, but the command is kept for its start
 	Slots  []SlotChange
 	Ask    string               // task whose agent is to be asked again
 	Big    *Output              // output that is too large for the run document
@@ -144,15 +148,21 @@ func Decide(def *Definition, run *Run, in Input, at At) Decision {
 	if start, ok := in.(*Start); ok {
 		return decideStart(def, run, start, at)
 	}
-	if run == nil {
-		return refuse(event.CodeUnknownRun, "there is no such run")
+	if run == nil || run.stub() {
+		return decideEarly(run, in, at)
 	}
 	d := &decider{def: def, at: at, old: run, run: clone(run)}
 	switch in := in.(type) {
 	case *Said:
 		d.said(in)
+	case *Command:
+		d.command(in)
 	case *Cancel:
 		d.cancel(in)
+	case *Stopped:
+		d.stopped(in)
+	case *Begin:
+		d.itsTurn(in)
 	case *Assign:
 		d.assign(in)
 	case *Refused:
@@ -204,6 +214,7 @@ func (d *decider) finish() Decision {
 		return Decision{Need: d.out.Need}
 	}
 	if d.changed {
+		d.stand()
 		d.run.Seq = max(d.run.Seq, d.at.Seq)
 		d.run.Version++
 		if d.run.State.Final() {
@@ -233,7 +244,7 @@ func (d *decider) moveEnded() {
 		}
 		d.out.Moved = append(d.out.Moved, t)
 		d.run.Recent = append(slices.Clone(d.run.Recent), EndedTask{
-			ID: t.ID, Attempt: t.Attempt, State: t.State, Agent: t.Agent, Token: t.Token, Process: t.Process,
+			ID: t.ID, Attempt: t.Attempt, State: t.State, Agent: t.Agent, Token: t.Token, Process: t.Process, Word: t.Word,
 		})
 		if len(d.run.Recent) > recentTasks {
 			d.run.Recent = d.run.Recent[1:]
@@ -243,7 +254,7 @@ func (d *decider) moveEnded() {
 }
 
 func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
-	if old != nil {
+	if old != nil && !old.stub() {
 		if old.Hash != in.Hash {
 			return refuse(event.CodeConflict, "run %q was started with another body", old.ID)
 		}
@@ -262,31 +273,34 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 		Priority: min(max(e.Priority, MinPriority), MaxPriority),
 		BigInput: len(e.Input) > inlineInput, Created: at.Stream, Parent: in.Parent,
 	}
+	if old != nil {
+		run.Version = old.Version
+	}
 	if !run.BigInput {
 		run.Input = e.Input
 	}
 	if e.Legacy {
 		run.LimitMs = in.Limit.Milliseconds()
-		run.Look = run.endsBy()
 	}
 	d := &decider{def: def, at: at, run: run, started: e, changed: true}
 	if in.Parent == nil { // children have no command
 		d.run.apply(at.Seq)
 	}
 	d.out.Cause = "created"
-	switch {
-	case problem != nil:
+	if problem != nil {
 		d.end(event.RunFailed, problem)
-	case len(def.Tasks) == 0:
-		d.end(event.RunCompleted, nil)
-	default:
-		d.first()
+	} else {
+		d.beginOrWait(in)
 	}
 	return d.finish()
 }
 
 // first reaches the tasks that a run begins with.
 func (d *decider) first() {
+	if len(d.def.Tasks) == 0 {
+		d.end(event.RunCompleted, nil)
+		return
+	}
 	if !d.def.graph() {
 		d.run.Total = d.def.pathLength()
 		d.reach(&d.def.Tasks[0])
@@ -385,26 +399,9 @@ func (d *decider) assign(in *Assign) {
 }
 
 func (d *decider) cancel(in *Cancel) {
-	if d.run.apply(d.at.Seq) {
-		return
+	if !d.run.apply(d.at.Seq) {
+		d.cancelled(in.Reason)
 	}
-	if d.run.State.Final() {
-		if d.run.State != event.RunCancelled {
-			d.refuse(event.CodeNotAllowedNow, "the run has ended: %s", d.run.State)
-		}
-		return
-	}
-	if u := d.run.Undoing; u != nil {
-		if u.State != event.RunCancelled {
-			d.refuse(event.CodeNotAllowedNow, "the run has %s and undoes what it has done", u.State)
-		}
-		return
-	}
-	reason := in.Reason
-	if reason == "" {
-		reason = "cancelled"
-	}
-	d.end(event.RunCancelled, &event.TaskError{Code: "cancelled", Message: reason})
 }
 
 // end ends the run: whatever is active is cancelled, and what it has done is undone before. A run that undoes ends when that is over, and in no
@@ -420,6 +417,7 @@ func (d *decider) end(state event.RunState, why *event.TaskError) {
 		}
 		if t.held() {
 			d.slot(t, SlotDrain)
+			t.Cancel = event.CancelRequested
 		}
 		d.endTask(t, event.TaskCancelled)
 	}

@@ -24,7 +24,7 @@ func (e *Engine) act(c *change) {
 	}
 	for _, s := range c.drains {
 		if held := c.gates[s.Agent].Find(s.Ref); held != nil { // it may have been freed by the same change
-			e.cancel(s.Agent, s.Ref, held.Delivery, "the attempt is over")
+			e.cancel(s, held.Delivery, c.shows(s.Ref))
 		}
 	}
 	if len(c.assigned)+len(c.ask) > 0 {
@@ -58,17 +58,18 @@ func (e *Engine) queueUp(c *change) {
 		if t.State.Final() {
 			e.accepted.Forget(acceptedKey(c.after.ID, t.ID))
 		}
-		if t.Class == "" {
+		class := c.after.class(t)
+		if class == "" {
 			continue
 		}
 		if c.before != nil {
-			if old := c.before.Find(t.ID); old != nil && old.Class == t.Class {
+			if old := c.before.Find(t.ID); old != nil && c.before.class(old) == class {
 				continue
 			}
 		}
-		k := e.class(t.Class)
+		k := e.class(class)
 		k.backlog = true
-		e.wake.Classes = append(e.wake.Classes, t.Class)
+		e.wake.Classes = append(e.wake.Classes, class)
 		if len(k.pool) > 0 || k.want.Agent != "" {
 			e.touch(k)
 			e.inbox.wakeSoon()
@@ -153,9 +154,18 @@ func (e *Engine) heard(agent string, ref event.AttemptRef, data []byte, err erro
 	}
 }
 
+// shows reports whether the run of a change may show what becomes of the cancel of an attempt.
+func (c *change) shows(ref event.AttemptRef) bool {
+	if c.after == nil {
+		return true // a gate alone
+	}
+	t := c.after.Find(ref.TaskID)
+	return t != nil && t.Attempt == ref.Attempt && t.Cancel == event.CancelRequested
+}
+
 // cancel tells an agent to stop an attempt. Its answer, whatever it is, frees the slot. Old agents know no cancel: their slots are freed when
 // they are at rest again, or when the grace is over.
-func (e *Engine) cancel(agent string, ref event.AttemptRef, via event.Delivery, reason string) {
+func (e *Engine) cancel(s SlotChange, via event.Delivery, shown bool) {
 	subject := event.CancelSubject
 	switch via {
 	case event.DeliveryAgentKit:
@@ -163,10 +173,15 @@ func (e *Engine) cancel(agent string, ref event.AttemptRef, via event.Delivery, 
 	case event.DeliveryHTTP, event.DeliveryPoll:
 		subject = event.PushCancelSubject
 	}
-	body := event.MustMarshal(&event.Cancel{RunID: ref.RunID, TaskID: ref.TaskID, Attempt: ref.Attempt, Reason: reason})
+	agent, ref := s.Agent, s.Ref
+	body := event.MustMarshal(&event.Cancel{RunID: ref.RunID, TaskID: ref.TaskID, Attempt: ref.Attempt, Reason: "the attempt is over"})
 	e.cfg.Bus.Request(subject(event.MustToken(agent)), body, AskAgain, func(data []byte, err error) {
 		var answer event.CancelAnswer
-		if err == nil && event.Unmarshal(data, &answer) == nil && answer.Status != "" {
+		switch {
+		case err != nil || event.Unmarshal(data, &answer) != nil || answer.Status == "":
+		case shown:
+			e.inbox.add(&input{run: ref.RunID, in: &Stopped{Ref: ref, Agent: agent}})
+		default:
 			e.inbox.add(&input{gate: &gateInput{agent: agent, ref: ref, kind: gateConfirmed}})
 		}
 	})
@@ -177,7 +192,7 @@ func (e *Engine) answer(in *input) {
 	if in.msg == nil {
 		return
 	}
-	if err := in.answer.Error; err != nil {
+	if err := in.answer.Error; err != nil && !in.answer.Held {
 		if e.mayBeEarly(in, err) {
 			in.msg.Later(waitForOthers)
 			return
@@ -191,14 +206,13 @@ func (e *Engine) answer(in *input) {
 const (
 	waitForOthers = 300 * time.Millisecond
 	maxEarly      = 10 // deliveries of a replayed message before its refusal is believed
-	maxAhead      = 3  // deliveries of a start before its workflow is called unknown, and of a cancel before its run is
+	maxAhead      = 3  // deliveries of a start before its workflow is called unknown
 )
 
 // mayBeEarly reports whether a refusal may be due to another worker or replica that has not committed what stands before the message in the stream: the
-// definition of a run that is started at once, the start of one that is cancelled at once, or, while a replay goes on, anything that was taken in once and is being taken in again.
+// definition of a run that is started at once, or, while a replay goes on, anything that was taken in once and is being taken in again.
 func (e *Engine) mayBeEarly(in *input, err *event.Error) bool {
-	_, cancel := in.in.(*Cancel)
-	ahead := cancel && err.Code == event.CodeUnknownRun || in.start != nil && err.Code == event.CodeUnknownDefinition
+	ahead := in.start != nil && err.Code == event.CodeUnknownDefinition
 	if ahead && in.msg.Delivered < maxAhead {
 		return true
 	}

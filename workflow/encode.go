@@ -43,6 +43,8 @@ func (r *Run) encode() []byte {
 	o.OptValue("marks", r.Marks != nil, r.Marks)
 	o.OptInt("waits", int64(r.Waits))
 	o.OptValue("parent", r.Parent != nil, r.Parent)
+	o.OptValue("ctl", r.Control != nil, r.Control)
+	o.OptValue("early", r.Early != nil, r.Early)
 	return o.Bytes()
 }
 
@@ -77,5 +79,9 @@ func (t *RunTask) encode(o *event.Object) {
 	o.OptInt("settled", int64(t.Settled))
 	o.OptInt("taken", int64(t.Taken))
 	o.OptValue("kids", t.Kids != nil, t.Kids)
+	o.OptString("waits", t.Waits)
+	o.OptTime("until", t.Until)
+	o.OptString("word", t.Word)
+	o.OptString("cancel", string(t.Cancel))
 	o.End()
 }

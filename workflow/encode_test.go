@@ -57,6 +57,10 @@ func fill(t *rapid.T, v reflect.Value) {
 			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, name)))
 		case []EndedTask:
 			f.Set(reflect.ValueOf([]EndedTask{{ID: "x", Attempt: 1, State: event.TaskFailed}}))
+		case *Control:
+			f.Set(reflect.ValueOf(&Control{Seq: 7, Signals: []HeldSignal{{Name: "go", Payload: event.Raw(`1`)}}}))
+		case []Early:
+			f.Set(reflect.ValueOf([]Early{{Kind: event.KindRunCancel, Seq: 7, Body: event.RunCommand{Reason: "r"}}}))
 		default:
 			fillPlain(t, name, f)
 		}

@@ -171,6 +171,14 @@ func (e *Engine) Handle(ctx context.Context, batch []*bus.Msg) error {
 			if err := e.apply(ctx, m, ev); err != nil {
 				return err
 			}
+		case *event.WorkflowCommand:
+			if err := e.turn(ctx, inputs); err != nil {
+				return err
+			}
+			inputs = inputs[:0]
+			if err := e.holdWorkflow(ctx, m, ev); err != nil {
+				return err
+			}
 		case *event.ScheduleApply, *event.ScheduleCommand:
 			if err := e.turn(ctx, inputs); err != nil {
 				return err
@@ -194,11 +202,8 @@ func (e *Engine) Handle(ctx context.Context, batch []*bus.Msg) error {
 		case *event.RunStart:
 			inputs = append(inputs, &input{run: d.ID, msg: m, start: ev})
 		case *event.RunCommand:
-			if ev.Kind != event.KindRunCancel {
-				e.refuse(m, event.Errorf(event.CodeNotAllowedNow, "%s is not available in this version", ev.Kind))
-				continue
-			}
-			inputs = append(inputs, &input{run: d.ID, msg: m, in: &Cancel{Reason: ev.Reason}})
+			heard := m.Header.Get(event.HeaderReply) != ""
+			inputs = append(inputs, &input{run: d.ID, msg: m, in: &Command{RunCommand: ev, Heard: heard}})
 		default:
 			ref, _ := refOf(ev)
 			inputs = append(inputs, &input{run: ref.RunID, msg: m, in: &Said{Agent: d.ID, Event: ev}})

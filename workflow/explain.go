@@ -237,7 +237,7 @@ func (q *Queries) addReasons(ctx context.Context, r *Run, shown *event.Run) erro
 	var x *explainer
 	for i := range shown.Tasks {
 		t := r.Find(shown.Tasks[i].TaskID)
-		if t == nil || t.State != event.TaskReady || t.Class == "" {
+		if t == nil || t.State != event.TaskReady || r.class(t) == "" {
 			continue
 		}
 		if x == nil {

@@ -35,7 +35,7 @@ func (e *Engine) loadInputs(ctx context.Context, v *view, inputs []*input) error
 			agents = append(agents, said.Agent)
 		}
 		run := v.runs[in.run].val
-		if run == nil {
+		if !run.exists() {
 			continue
 		}
 		if _, err := e.definitionOf(ctx, run); err != nil {
@@ -127,7 +127,7 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 	sortInputs(inputs)
 	s := v.runs[inputs[0].run]
 	c := &change{run: s, before: s.val, after: s.val, inputs: inputs}
-	if s.val != nil {
+	if s.val.exists() {
 		def, err := e.definitionOf(ctx, s.val)
 		if err != nil {
 			return err
@@ -135,8 +135,14 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 		c.def = def
 	}
 	for _, in := range inputs {
+		before := c.after
 		if err := e.decide(ctx, v, c, in); err != nil {
 			return err
+		}
+		if before.stub() && c.after.exists() {
+			if err := e.absorb(ctx, v, c, before); err != nil {
+				return err
+			}
 		}
 	}
 	if err := e.fillWindows(ctx, v, c); err != nil {
@@ -190,7 +196,7 @@ func armed(r *Run, in *input) bool {
 		if t == nil {
 			return false
 		}
-		look = t.Look
+		look = r.look(t)
 	}
 	return !look.IsZero() && storage.Score(look.UnixMicro()) == in.timer.Score
 }
@@ -237,7 +243,7 @@ func sortInputs(inputs []*input) {
 
 // decide takes one input into a change.
 func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) error {
-	at := At{Now: v.now, Stream: in.at, Random: rand.Float64()}
+	at := At{Now: v.now, Seq: in.seq, Stream: in.at, Random: rand.Float64()}
 	if in.msg != nil {
 		at.Seq, at.Stream = in.msg.Seq, in.msg.Time
 	}
@@ -250,6 +256,11 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 	}
 	what := in.in
 	switch i := what.(type) {
+	case *Command:
+		if refusal, err := e.refuseEarly(ctx, c.after, i); refusal != nil || err != nil {
+			in.answer = event.Refused(refusal)
+			return err
+		}
 	case nil:
 		start, refusal, err := e.resolve(ctx, c, in)
 		if err != nil {
@@ -274,13 +285,24 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 			}
 		}
 	}
+	switch what.(type) {
+	case *Tick, *Begin:
+		var err error
+		if what, err = e.beginning(ctx, v, c, what); err != nil {
+			return err
+		}
+	}
 	d, err := e.decideInput(ctx, v, c, what, at)
 	if err != nil {
 		return err
 	}
-	if gone, ok := what.(*Gone); ok && len(d.Slots) == 0 {
-		// The run knows nothing of the attempt, so nobody else will ever free its slot.
-		d.Slots = []SlotChange{{Agent: in.holder, Ref: gone.Ref, Kind: SlotGone}}
+	if len(d.Slots) == 0 { // the run may know nothing of the attempt, so nobody else will ever free its slot
+		switch i := what.(type) {
+		case *Gone:
+			d.Slots = []SlotChange{{Agent: in.holder, Ref: i.Ref, Kind: SlotGone}}
+		case *Stopped:
+			d.Slots = []SlotChange{{Agent: i.Agent, Ref: i.Ref, Kind: SlotStopped}}
+		}
 	}
 	if err := e.take(ctx, v, c, in, what, d); err != nil {
 		return err
@@ -295,7 +317,7 @@ func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
 	if in.msg == nil || !in.msg.Expired(v.now) || e.cfg.Keeper.Replayed(event.StreamWork, in.msg.Seq) {
 		return nil
 	}
-	if in.start != nil && c.after != nil || in.start == nil && (c.after == nil || slices.Contains(c.after.Commands, in.msg.Seq)) {
+	if in.start != nil && c.after.exists() || in.start == nil && c.after.took(in.msg.Seq) {
 		return nil
 	}
 	return event.Errorf(event.CodeExpired, "its caller had stopped waiting before it was begun")
@@ -304,7 +326,7 @@ func (e *Engine) expired(v *view, c *change, in *input) *event.Error {
 // take adds the decision on what an input has become to a change: the run, the slots of agents, the documents that go along.
 func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what Input, d Decision) error {
 	for _, s := range d.Slots {
-		if s.Kind == SlotLate && c.gates[s.Agent] == nil {
+		if (s.Kind == SlotLate || s.Kind == SlotStopped) && c.gates[s.Agent] == nil {
 			v.distrustGate(e, s.Agent) // nothing else may be committed that would show it to be out of date
 		}
 		if err := e.loadGates(ctx, v, []string{s.Agent}); err != nil {
@@ -315,7 +337,11 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what I
 	if d.Run == nil {
 		return nil
 	}
-	created := c.after == nil
+	created := !c.after.exists()
+	if d.Run.stub() {
+		c.after = d.Run
+		return nil
+	}
 	c.advance(what, &d)
 	c.noteSpent(&d)
 	if d.Cause != "" {
@@ -378,7 +404,8 @@ func (e *Engine) changeSlot(v *view, c *change, s SlotChange) {
 		held = g
 	}
 	_, draining := held.Draining(s.Ref)
-	if (s.Kind != SlotTake && !held.Holds(s.Ref)) || (s.Kind == SlotLate && !draining) {
+	late := s.Kind == SlotLate || s.Kind == SlotStopped
+	if (s.Kind != SlotTake && !held.Holds(s.Ref)) || (late && !draining) {
 		// The gate was perhaps only remembered, and does hold it: then the commit must fail, or the slot would be lost.
 		c.conds = append(c.conds, storage.Cond{Key: lifecycle.GateKey(s.Agent), Rev: v.gates[s.Agent].rev})
 		return
@@ -400,6 +427,9 @@ func (e *Engine) changeSlot(v *view, c *change, s SlotChange) {
 		g.Unheard(v.now)
 	case SlotGone:
 		g.Release(s.Ref, s.At)
+	case SlotStopped:
+		g.Release(s.Ref, s.At)
+		c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: drainTimer(s.Agent, s.Ref)})
 	case SlotDrain:
 		judge(g, s, v.now)
 		g.Drain(s.Ref, v.now.Add(CancelGrace))
@@ -421,6 +451,9 @@ func judge(g *lifecycle.Gate, s SlotChange, now time.Time) {
 func (e *Engine) outcome(c *change, in *input, d Decision) *event.Outcome {
 	if d.Refuse != nil {
 		return event.Refused(d.Refuse)
+	}
+	if d.Held != nil {
+		return &event.Outcome{Held: true, Error: d.Held}
 	}
 	o := &event.Outcome{OK: true}
 	if r := c.after; r != nil {

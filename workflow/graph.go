@@ -132,9 +132,9 @@ func (d *decider) leave(t *RunTask, state event.TaskState, choice string) {
 }
 
 // advance follows the edges of the tasks that ended, and begins what they lead to. It works off lists, so that a long row of tasks that end at
-// once needs no deep stack. A run in which nothing is active and nothing begins has completed.
+// once needs no deep stack. A run in which nothing is active and nothing begins has completed. One that is paused advances too, but nobody is given anything.
 func (d *decider) advance() {
-	for !d.run.State.Final() {
+	for !d.run.State.Final() && !d.run.pending() {
 		switch {
 		case len(d.ended) > 0:
 			end := d.ended[0]

@@ -355,8 +355,11 @@ func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		id := rapid.StringN(1, 40, 60)
-		kind := rapid.SampledFrom([]string{timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack, timerEmpty, timerEnd, timerSchedule}).Draw(t, "kind")
-		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1}
+		kind := rapid.SampledFrom([]string{
+			timerTask, timerRun, timerFact, timerDrain, timerBackoff, timerHandBack, timerEmpty, timerEnd, timerSchedule,
+			timerEarly, timerQueue,
+		}).Draw(t, "kind")
+		parts := map[string]int{timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1, timerEarly: 1, timerQueue: 1}
 		want := rapid.SliceOfN(id, parts[kind], parts[kind]).Draw(t, "ids")
 		gotKind, got, ok := parseTimer(timer(kind, want...))
 		if !ok || gotKind != kind || !cmp.Equal(want, got) {
@@ -371,7 +374,7 @@ func TestTimersAreReadAsTheyWereWritten(t *testing.T) {
 	if kind, ids, ok := parseTimer(lifecycle.EndMember("a|b", ref, 12)); !ok || kind != timerEnd || ids[0] != "a|b" || timerRef(ids) != ref {
 		t.Errorf("the end of %+v was read as %s %q", ref, kind, ids)
 	}
-	for _, bad := range []string{"", "t", "t|a", "t|a|b|c", "y|a", "t|a|", "t|a|=zz", "t|a b|c"} {
+	for _, bad := range []string{"", "t", "t|a", "t|a|b|c", "?|a", "t|a|", "t|a|=zz", "t|a b|c"} {
 		if kind, ids, ok := parseTimer(bad); ok {
 			t.Errorf("%q was read as %s %q", bad, kind, ids)
 		}

@@ -56,6 +56,8 @@ const (
 	scheduleIndex storage.Index = "schedules" // by id, all with score 0
 	sessionIndex  storage.Index = "replicas"  // sessions by when they were last written
 	classIndex    storage.Index = "classes"   // selector classes that may have ready tasks; the score is a random mark
+	earlyIndex    storage.Index = "early"     // runs that commands are kept for, which were not started yet
+	approvalIndex storage.Index = "approvals" // run|task of approvals that wait, by when they began to
 	dueIndex                    = lifecycle.HandBack
 )
 
@@ -64,6 +66,9 @@ const RunIndex = runIndex
 
 // readyIndex orders the ready tasks of a selector class by when they became ready.
 func readyIndex(class string) storage.Index { return storage.Index("ready/" + class) }
+
+// pendingIndex orders the runs that wait for their turn in a queue by when they were started.
+func pendingIndex(queue string) storage.Index { return storage.Index("pending/" + queue) }
 
 // A timer's member says what to look at. Its parts are tokens, which hold no '|'.
 const (
@@ -78,6 +83,8 @@ const (
 	timerSchedule = "s" // s|schedule: its next tick
 	timerEmpty    = "x" // x|agent, of lifecycle: its time to drain is over
 	timerSpent    = "l" // l|run|task|attempt: a dead letter was not stored yet
+	timerEarly    = "y" // y|run: nobody has started it, and commands are kept for it
+	timerQueue    = "q" // q|queue: runs that wait in it may begin
 	timerEnd      = "e" // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
 
@@ -97,6 +104,7 @@ func parseTimer(member string) (kind string, ids []string, ok bool) {
 	want := map[string]int{
 		timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1,
 		timerChild: 1, timerKin: 2, timerSpent: 3,
+		timerEarly: 1, timerQueue: 1,
 	}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
 		return "", nil, false

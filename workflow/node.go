@@ -1,7 +1,5 @@
 package workflow
 
-import "github.com/opspawn/opscore/bus/event"
-
 // nodeKind is what a task does.
 type nodeKind int
 
@@ -40,7 +38,11 @@ func (d *decider) enter(t *Task, rt *RunTask) {
 		d.complete(rt, nil)
 	case nodeChildren:
 		d.enterChildren(t, rt)
-	case nodeWait, nodeSignal, nodeApproval:
-		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: "this kind of task is not available in this version"})
+	case nodeWait:
+		d.enterWait(t, rt)
+	case nodeSignal:
+		d.enterSignal(t, rt)
+	case nodeApproval:
+		d.enterApproval(t, rt)
 	}
 }

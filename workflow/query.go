@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
@@ -47,6 +48,9 @@ func (q *Queries) readRun(ctx context.Context, id string) (*Run, error) {
 	r := new(Run)
 	if err := event.Unmarshal(docs[0].Data, r); err != nil {
 		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
+	}
+	if r.stub() {
+		return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", id)
 	}
 	return r, nil
 }
@@ -139,6 +143,7 @@ func (q *Queries) Workflow(ctx context.Context, id, version string) (*event.Defi
 	}
 	return &event.Definition{
 		WorkflowID: id, WorkflowVersion: version, Name: word.Name, Tasks: word.Tasks, AppliedAt: word.At, Definition: docs[0].Data,
+		Paused: word.Paused,
 	}, nil
 }
 
@@ -164,6 +169,7 @@ func (q *Queries) Workflows(ctx context.Context, cursor string, limit int) (even
 		}
 		page.Items = append(page.Items, event.Definition{
 			WorkflowID: entries[i].Member, WorkflowVersion: word.Version, Name: word.Name, Tasks: word.Tasks, AppliedAt: word.At,
+			Paused: word.Paused,
 		})
 	}
 	if len(entries) == limit {
@@ -199,7 +205,7 @@ func (e *Engine) show(ctx context.Context, r *Run) (*event.Run, error) {
 	s := header(r)
 	for i := range r.Tasks {
 		s.Tasks = append(s.Tasks, event.RunTask{TaskID: r.Tasks[i].ID})
-		fillTask(&s.Tasks[i], &r.Tasks[i])
+		fillTask(&s.Tasks[i], &r.Tasks[i], def)
 	}
 	s.Truncated = r.Total > len(r.Tasks) || r.BigInput
 	return s, nil
@@ -217,6 +223,12 @@ func header(r *Run) *event.Run {
 	}
 	if p := r.Parent; p != nil {
 		s.Parent = &event.RunParent{RunID: p.Run, TaskID: p.Task, Index: p.Index}
+	}
+	if ctl := r.Control; ctl != nil {
+		s.PausedAt, s.Deadline, s.Reruns = shownTime(ctl.Paused), shownTime(ctl.Deadline), ctl.Reruns
+		if r.pending() {
+			s.StartAt = shownTime(ctl.Begin)
+		}
 	}
 	return s
 }
@@ -239,7 +251,7 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 		t := r.Find(shown.TaskID)
 		switch {
 		case t != nil:
-			fillTask(shown, t)
+			fillTask(shown, t, def)
 			if t.Big {
 				want(outputKey(r.ID, t.ID, t.Attempt), func(b []byte) { shown.Output = b })
 			}
@@ -256,7 +268,7 @@ func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*e
 				if event.Unmarshal(b, &t) != nil {
 					return
 				}
-				fillTask(shown, &t)
+				fillTask(shown, &t, def)
 				if t.Big && t.ID == r.LastDone { // the run's output; those of other tasks are left out
 					want(outputKey(r.ID, t.ID, t.Attempt), func(b []byte) { shown.Output = b })
 				}
@@ -316,11 +328,26 @@ func (d *Definition) first() *Task {
 	return &d.Tasks[0]
 }
 
-func fillTask(s *event.RunTask, t *RunTask) {
+// shownTime is a time as it is shown, nil for none.
+func shownTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func fillTask(s *event.RunTask, t *RunTask, def *Definition) {
 	s.State, s.Attempt, s.AgentID, s.Output, s.Error = t.State, t.Attempt, t.Agent, t.Output, t.Error
-	s.Percent, s.Message = t.Percent, t.Message
+	s.Percent, s.Message, s.Cancel = t.Percent, t.Message, t.Cancel
 	if k := t.Kids; k != nil {
 		s.Children = &event.Children{Total: k.Total, Active: len(k.Active), Done: k.Done, Failed: k.Failed}
+	}
+	if t.State == event.TaskWaiting && t.Waits != "" {
+		s.WaitsFor = &event.WaitsFor{Approval: t.Waits == waitsApproval, Until: shownTime(t.Until)}
+		if node := def.Find(t.ID); node != nil && node.Signal != nil {
+			s.WaitsFor.Signal = node.Signal.Name
+		}
 	}
 	if !t.Started.IsZero() {
 		at := t.Started.UTC()

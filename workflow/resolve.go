@@ -21,6 +21,7 @@ type latest struct {
 	At      time.Time `json:"at"`
 	Seq     uint64    `json:"seq"` // of the command that applied it: level, the last word wins
 	Count   uint64    `json:"v"`
+	pausedWord
 }
 
 // definition returns a version of a definition, which never changes. It fails with the store's error, or when the document is missing.
@@ -70,7 +71,7 @@ func (e *Engine) newest(ctx context.Context, id string) (storage.Cached[*latest]
 func (e *Engine) resolve(ctx context.Context, c *change, in *input) (*Start, *event.Error, error) {
 	ev := in.start
 	start := &Start{Event: ev, Workflow: ev.WorkflowID, DefVersion: ev.Version, Hash: bodyHash(in.msg.Data), Limit: e.cfg.LegacyTimeout}
-	if c.after != nil {
+	if c.after.exists() {
 		return start, nil, nil // a repeat: Decide compares
 	}
 	if len(ev.Definition) > 0 {
@@ -85,10 +86,12 @@ func (e *Engine) resolve(ctx context.Context, c *change, in *input) (*Start, *ev
 			return nil, event.Errorf(event.CodeUnknownDefinition, "there is no workflow %q", ev.WorkflowID), nil
 		}
 		start.DefVersion = newest.Value.Version
-		// A remembered word may be old; the run must not start on it.
-		c.conds = append(c.conds, storage.Cond{Key: definitionKey(ev.WorkflowID), Rev: newest.Rev})
 	}
+	// A remembered word may be old; the run must not start on it.
 	var err error
+	if start.Queue, err = e.queueOf(ctx, c, ev.WorkflowID); err != nil {
+		return nil, nil, err
+	}
 	if c.def, err = e.definition(ctx, ev.WorkflowID, start.DefVersion); err != nil {
 		return nil, nil, err
 	}
@@ -199,7 +202,9 @@ func (e *Engine) applyOnce(ctx context.Context, m *bus.Msg, def *Definition, ver
 	}
 	if newer {
 		outcome.Version++
-		word = latest{Version: version, Name: def.Name, Tasks: len(def.Tasks), At: m.Time, Seq: m.Seq, Count: outcome.Version}
+		word = latest{
+			Version: version, Name: def.Name, Tasks: len(def.Tasks), At: m.Time, Seq: m.Seq, Count: outcome.Version, pausedWord: word.pausedWord,
+		}
 		put(docs[0], event.MustMarshal(word))
 		txn.IndexAdd = []storage.IndexOp{{Index: workflowIndex, Member: def.ID}}
 	}

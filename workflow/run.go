@@ -44,6 +44,8 @@ type Run struct {
 	Marks      []byte            `json:"marks,omitzero"`     // of a large graph: how far each task has come, half a byte each in the order of the definition
 	Waits      int               `json:"waits,omitzero"`     // of a large graph: tasks that wait for room
 	Parent     *ParentRef        `json:"parent,omitzero"`    // of a child: the run that has started it
+	Control    *Control          `json:"ctl,omitzero"`       // what people have said about it
+	Early      []Early           `json:"early,omitzero"`     // commands that came before the start, and nothing else: a stub
 }
 
 // EndedTask remembers how a task ended that is no longer in the document.
@@ -54,6 +56,7 @@ type EndedTask struct {
 	Agent   string          `json:"agent,omitzero"`
 	Token   string          `json:"token,omitzero"`
 	Process string          `json:"process,omitzero"`
+	Word    string          `json:"word,omitzero"` // that decided it, of an approval
 }
 
 // RunTask is one task of a run.
@@ -87,6 +90,10 @@ type RunTask struct {
 	Settled  int              `json:"settled,omitzero"`  // while it is pending: edges towards it that were taken or never will be
 	Taken    int              `json:"taken,omitzero"`    // of them, taken
 	Kids     *Children        `json:"kids,omitzero"`     // of a task that starts runs of their own
+	Waits    string           `json:"waits,omitzero"`    // what it waits for that no agent does
+	Until    time.Time        `json:"until,omitzero"`    // when that wait is over, zero for never
+	Word     string           `json:"word,omitzero"`     // that decided it, of an approval: approve or reject
+	Cancel   event.CancelWord `json:"cancel,omitzero"`   // what became of the cancel, when it was cancelled while an agent had it
 }
 
 const (
@@ -147,7 +154,7 @@ func (t *RunTask) held() bool { return t.State == event.TaskAssigned || t.State 
 // endsBy is when a legacy run must have ended. The limit is the run's own: one that is set later changes nothing for it.
 func (r *Run) endsBy() time.Time {
 	if r.LimitMs > 0 {
-		return r.Created.Add(time.Duration(r.LimitMs) * time.Millisecond)
+		return r.Created.Add(time.Duration(r.LimitMs)*time.Millisecond + r.stood())
 	}
-	return r.Created.Add(LegacyTimeout)
+	return r.Created.Add(LegacyTimeout + r.stood())
 }

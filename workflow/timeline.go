@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -89,8 +90,14 @@ func causeOf(in Input, fact string) string {
 		case *event.Result:
 			return string(event.VerbResult)
 		}
+	case *Command:
+		return strings.TrimPrefix(string(in.Kind), "run-")
 	case *Cancel:
 		return "cancel"
+	case *Stopped:
+		return "cancel settled"
+	case *Begin:
+		return "begin"
 	case *Assign:
 		return "dispatch"
 	case *Refused:

@@ -112,7 +112,11 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 	case timerBackoff:
 		return []*input{{gate: &gateInput{agent: ids[0], kind: gateBackoffOver}, timer: op}}, nil
 	case timerDrain:
-		return []*input{{gate: &gateInput{agent: ids[0], ref: timerRef(ids), kind: gateDrainDue}, timer: op}}, nil
+		return e.drainDue(ctx, ids[0], timerRef(ids), op)
+	case timerEarly:
+		return nil, e.earlyDue(ctx, ids[0], op)
+	case timerQueue:
+		return e.queueDue(ctx, ids[0], op)
 	case timerEmpty:
 		return e.empty(ctx, ids[0], op)
 	case timerEnd:
@@ -157,7 +161,7 @@ func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp
 		if h.Drain.IsZero() {
 			inputs = append(inputs, &input{run: h.RunID, in: &Gone{Ref: h.AttemptRef}, holder: agent})
 		} else {
-			inputs = append(inputs, &input{gate: &gateInput{agent: agent, ref: h.AttemptRef, kind: gateConfirmed}})
+			inputs = append(inputs, &input{run: h.RunID, in: &Stopped{Ref: h.AttemptRef, Agent: agent}})
 		}
 	}
 	if len(inputs) == 0 {
@@ -211,8 +215,8 @@ type gateKind int
 
 const (
 	gateNothing     gateKind = iota // only the timer goes
-	gateConfirmed                   // the agent confirmed that it stopped an attempt, or its process is gone
-	gateDrainDue                    // look at an attempt whose cancel was not confirmed
+	gateConfirmed                   // the agent confirmed that it stopped an attempt that was given up
+	gateAskAgain                    // an attempt whose cancel was not confirmed is cancelled once more
 	gateBackoffOver                 // look at an agent that was left alone for a while
 )
 
@@ -259,8 +263,13 @@ func (e *Engine) foldGate(v *view, c *change, in *gateInput) bool {
 		v.gate(c, in.agent).Release(in.ref, time.Time{})
 		c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: drainTimer(in.agent, in.ref)})
 		return true
-	case gateDrainDue:
-		return e.drainDue(v, c, in)
+	case gateAskAgain:
+		if _, draining := v.gates[in.agent].val.Draining(in.ref); !draining {
+			return false
+		}
+		v.gate(c, in.agent) // written as it is, so that the timer can go along
+		c.drains = append(c.drains, SlotChange{Agent: in.agent, Ref: in.ref})
+		return true
 	case gateBackoffOver:
 		return v.backoffOver(c, in.agent)
 	}
@@ -286,22 +295,21 @@ func (v *view) backoffOver(c *change, agent string) bool {
 	return true
 }
 
-// drainDue asks again for a cancel that was not confirmed, or frees the slot when the grace is over.
-func (e *Engine) drainDue(v *view, c *change, in *gateInput) bool {
-	until, draining := v.gates[in.agent].val.Draining(in.ref)
-	if !draining {
-		return false
+// drainDue looks at a slot whose attempt was told to stop: the agent is asked again until the grace is over, and the run learns what came of it.
+func (e *Engine) drainDue(ctx context.Context, agent string, ref event.AttemptRef, op *storage.IndexOp) ([]*input, error) {
+	g, err := e.freshGate(ctx, agent)
+	if err != nil {
+		return nil, err
 	}
-	g := v.gate(c, in.agent)
-	if v.now.Before(until) {
-		c.drains = append(c.drains, SlotChange{Agent: in.agent, Ref: in.ref})
-		return true
+	until, draining := g.Draining(ref)
+	if draining && time.Now().Before(until) {
+		return []*input{{gate: &gateInput{agent: agent, ref: ref, kind: gateAskAgain}, timer: op}}, nil
 	}
-	g.Release(in.ref, time.Time{})
-	c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: drainTimer(in.agent, in.ref)})
-	e.cfg.Log.Warn("slot freed although the agent did not confirm the cancel", "agent", in.agent,
-		"run_id", in.ref.RunID, "task_id", in.ref.TaskID, "attempt", in.ref.Attempt)
-	return true
+	if draining {
+		e.cfg.Log.Warn("slot freed although the agent did not confirm the cancel", "agent", agent,
+			"run_id", ref.RunID, "task_id", ref.TaskID, "attempt", ref.Attempt)
+	}
+	return []*input{{run: ref.RunID, in: &Stopped{Ref: ref, Agent: agent, Silent: draining}, timer: op}}, nil
 }
 
 func drainTimer(agent string, ref event.AttemptRef) string {

@@ -11,7 +11,7 @@ import (
 type Raw = jsontext.Value
 
 // Event is one of the intake messages of this package: *Register, *Deregister, *State, *Accepted, *Progress, *Result,
-// *WorkflowApply, *RunStart, *RunCommand, *ScheduleApply, *ScheduleCommand, *AgentCommand.
+// *WorkflowApply, *WorkflowCommand, *RunStart, *RunCommand, *ScheduleApply, *ScheduleCommand, *AgentCommand.
 type Event interface {
 	// check returns the first rule beyond JSON types that the event breaks, or nil.
 	check(body []byte) *Error

@@ -16,7 +16,8 @@ const (
 	MaxName         = 255 // bytes of a capability, of a label's key and of its value, of an error code
 	MaxLabels       = 64
 	MaxHeartbeat    = 24 * time.Hour
-	MaxDrain        = 30 * 24 * time.Hour // deadline of a drain
+	MaxDrain        = 30 * 24 * time.Hour  // deadline of a drain
+	MaxDelay        = 366 * 24 * time.Hour // of a start
 )
 
 func (e *Register) check(body []byte) *Error {
@@ -159,20 +160,47 @@ func (e *RunStart) check([]byte) *Error {
 	if err := checkLabels(e.Labels); err != nil {
 		return err
 	}
+	switch {
+	case e.DelaySeconds < 0 || e.DelaySeconds > MaxDelay.Seconds():
+		return Errorf(CodeInvalid, "delaySeconds must be 0 to %.0f", MaxDelay.Seconds())
+	case e.DelaySeconds > 0 && !e.StartAt.IsZero():
+		return Errorf(CodeInvalid, "delaySeconds and startAt exclude each other")
+	}
 	return wantObject("input", e.Input)
 }
 
 func (e *RunCommand) check([]byte) *Error {
-	switch {
-	case e.Kind == KindRunSignal && e.Name == "":
-		return missing("name", "the name of the signal")
-	case e.Kind == KindRunRetry && e.TaskID == "":
-		return missing("taskId", "the task to retry")
+	switch e.Kind {
+	case KindRunSignal:
+		if e.Name == "" {
+			return missing("name", "the name of the signal")
+		}
+		if len(e.Name) > MaxName {
+			return Errorf(CodeTooLarge, "name has %d bytes, at most %d are allowed", len(e.Name), MaxName)
+		}
+		if len(e.Payload) > MaxSignal {
+			return Errorf(CodeTooLarge, "payload has %d bytes, at most %d are allowed", len(e.Payload), MaxSignal)
+		}
+	case KindRunApprove, KindRunReject, KindRunRerun:
+		if e.TaskID == "" {
+			return missing("taskId", "the task that the command is about")
+		}
 	}
-	return nil
+	if len(e.By) > MaxName {
+		return Errorf(CodeTooLarge, "by has %d bytes, at most %d are allowed", len(e.By), MaxName)
+	}
+	if n := max(len(e.Comment), len(e.Reason)); n > MaxErrorText {
+		return Errorf(CodeTooLarge, "comment or reason has %d bytes, at most %d are allowed", n, MaxErrorText)
+	}
+	if err := wantObject("input", e.Input); err != nil {
+		return err
+	}
+	return wantObject("set", e.Set)
 }
 
 func (e *QueueCommand) check([]byte) *Error { return nil }
+
+func (e *WorkflowCommand) check([]byte) *Error { return nil }
 
 func (e *AgentCommand) check([]byte) *Error {
 	if e.DeadlineSeconds < 0 || e.DeadlineSeconds > MaxDrain.Seconds() {

@@ -1,5 +1,7 @@
 package event
 
+import "time"
+
 // WorkflowApply stores a definition under the id of its subject.
 type WorkflowApply struct {
 	ID         string `json:"-"`
@@ -18,16 +20,38 @@ type RunStart struct {
 	Priority       int               `json:"priority,omitzero"`
 	Labels         map[string]string `json:"labels,omitzero"`
 	IdempotencyKey string            `json:"idempotencyKey,omitzero"`
+	DelaySeconds   float64           `json:"delaySeconds,omitzero"` // the run stays pending for so long
+	StartAt        time.Time         `json:"startAt,omitzero"`      // instead: the run stays pending until then
+	Deadline       time.Time         `json:"deadline,omitzero"`     // the run fails unless it has ended by then; pauses count
 }
 
-// RunCommand is any other command about a run. Pause and resume are level, cancel, signal and retry are edges.
+// Begins returns when a run that was started at a time shall begin.
+func (e *RunStart) Begins(started time.Time) time.Time {
+	if !e.StartAt.IsZero() {
+		return e.StartAt
+	}
+	return started.Add(time.Duration(e.DelaySeconds * float64(time.Second)))
+}
+
+// RunCommand is any other command about a run. Pause and resume are level, the others are edges.
 type RunCommand struct {
 	Kind    CommandKind `json:"-"`
 	RunID   string      `json:"-"`
 	Reason  string      `json:"reason,omitzero"`
 	Name    string      `json:"name,omitzero"`    // of a signal
 	Payload Raw         `json:"payload,omitzero"` // of a signal
-	TaskID  string      `json:"taskId,omitzero"`  // of a retry
+	TaskID  string      `json:"taskId,omitzero"`  // of an approval, a rejection, a rerun; of a retry, where empty means all that failed
+	Comment string      `json:"comment,omitzero"` // of an approval or rejection
+	By      string      `json:"by,omitzero"`      // who approves or rejects
+	Input   Raw         `json:"input,omitzero"`   // of a rerun: what the task is given instead of its own input, an object
+	Set     Raw         `json:"set,omitzero"`     // of a rerun: members that replace those of its input, an object
+}
+
+// WorkflowCommand pauses or resumes a stored definition: whether runs that are started of it begin. Level.
+type WorkflowCommand struct {
+	Kind   CommandKind `json:"-"`
+	ID     string      `json:"-"`
+	Reason string      `json:"reason,omitzero"`
 }
 
 // AgentCommand cordons, drains or uncordons an agent, which undoes both. Level.

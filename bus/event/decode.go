@@ -76,6 +76,8 @@ func newEvent(a Address) Event {
 		return &WorkflowApply{ID: a.ID}
 	case kind == KindRunStart:
 		return &RunStart{RunID: a.ID}
+	case kind == KindWorkflowPause || kind == KindWorkflowResume:
+		return &WorkflowCommand{Kind: kind, ID: a.ID}
 	case slices.Contains(workflowKinds, kind):
 		return &RunCommand{Kind: kind, RunID: a.ID}
 	case kind == KindScheduleApply:
@@ -107,7 +109,7 @@ func decodeBody(e Event, body []byte) error {
 // bodyOptional reports whether an empty body means "no members" rather than broken JSON.
 func bodyOptional(e Event) bool {
 	switch e.(type) {
-	case *Deregister, *RunCommand, *ScheduleCommand, *QueueCommand, *AgentCommand:
+	case *Deregister, *RunCommand, *ScheduleCommand, *QueueCommand, *AgentCommand, *WorkflowCommand:
 		return true
 	}
 	return false

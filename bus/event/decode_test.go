@@ -20,11 +20,11 @@ const (
 	goodStart    = `{"workflowId":"w"}`
 )
 
-func subjects() (register, state, progress, result, start, signal, retry string) {
+func subjects() (register, state, progress, result, start, signal, rerun string) {
 	return event.AgentSubject(event.VerbRegister, "a"), event.AgentSubject(event.VerbState, "a"),
 		event.AgentSubject(event.VerbProgress, "a"), event.AgentSubject(event.VerbResult, "a"),
 		event.CommandSubject(event.KindRunStart, "r"), event.CommandSubject(event.KindRunSignal, "r"),
-		event.CommandSubject(event.KindRunRetry, "r")
+		event.CommandSubject(event.KindRunRerun, "r")
 }
 
 // refusal decodes a message that must be refused.
@@ -42,7 +42,7 @@ func refusal(t *testing.T, subject string, body []byte) *event.Error {
 }
 
 func TestRefusalsNameTheCodeAndWhatToDo(t *testing.T) {
-	register, state, progress, result, start, signal, retry := subjects()
+	register, state, progress, result, start, signal, rerun := subjects()
 	with := func(body, member string) string { return strings.Replace(body, "{", "{"+member+",", 1) }
 	without := func(body, member string) string {
 		cut := strings.Replace(body, member+",", "", 1)
@@ -89,7 +89,10 @@ func TestRefusalsNameTheCodeAndWhatToDo(t *testing.T) {
 		{"no workflow", start, `{}`, event.CodeMalformed, "workflowId or definition is missing; give one of them"},
 		{"a workflow null", start, `{"workflowId":null,"definition":null}`, event.CodeMalformed, "workflowId or definition is missing"},
 		{"a signal without a name", signal, `{"payload":1}`, event.CodeMalformed, "name is missing: want the name of the signal"},
-		{"a retry of nothing", retry, ``, event.CodeMalformed, "taskId is missing: want the task to retry"},
+		{"a rerun of nothing", rerun, ``, event.CodeMalformed, "taskId is missing: want the task that the command is about"},
+		{"a rerun with a list", rerun, `{"taskId":"t","set":[]}`, event.CodeMalformed, "/set must be an object, not an array"},
+		{"a delay without end", start, `{"workflowId":"w","delaySeconds":1e9}`, event.CodeInvalid, "delaySeconds must be 0 to 31622400"},
+		{"a payload that is large", signal, `{"name":"n","payload":"` + strings.Repeat("x", event.MaxSignal) + `"}`, event.CodeTooLarge, "payload has 65538 bytes, at most 65536 are allowed"},
 
 		{"agentName a number", register, strings.Replace(goodRegister, `"a"`, `7`, 1), event.CodeMalformed, "/agentName must be a string, not a number"},
 		{"capabilities a string", register, strings.Replace(goodRegister, `["x"]`, `"x"`, 1), event.CodeMalformed, "/capabilities must be an array, not a string"},
@@ -246,7 +249,8 @@ func TestEveryIntakeSubjectIsParsedBack(t *testing.T) {
 		}
 		for _, kind := range []event.CommandKind{
 			event.KindWorkflowApply, event.KindRunStart, event.KindRunCancel, event.KindRunPause, event.KindRunResume,
-			event.KindRunSignal, event.KindRunRetry, event.KindAgentCordon, event.KindAgentUncordon, event.KindAgentDrain,
+			event.KindRunSignal, event.KindRunRetry, event.KindRunRerun, event.KindRunApprove, event.KindRunReject,
+			event.KindWorkflowPause, event.KindWorkflowResume, event.KindAgentCordon, event.KindAgentUncordon, event.KindAgentDrain,
 			event.KindQueuePause, event.KindQueueResume,
 		} {
 			wantAddress(t, event.CommandSubject(kind, token), event.Address{Family: "command", Name: string(kind), ID: id})
@@ -278,8 +282,8 @@ func TestStreamsShareTheSubjectsOut(t *testing.T) {
 			t.Errorf("%s is carried but not known: %v", filter, err)
 		}
 	}
-	if len(all) != 23 {
-		t.Errorf("%d subjects, want 6 verbs and 17 kinds", len(all))
+	if len(all) != 28 {
+		t.Errorf("%d subjects, want 6 verbs and 22 kinds", len(all))
 	}
 }
 

@@ -70,6 +70,10 @@ func (r *Run) encode(o *Object) {
 	o.OptInt("version", int64(r.Version))
 	o.OptInt("seq", int64(r.Seq))
 	o.OptValue("parent", r.Parent != nil, r.Parent)
+	o.OptValue("pausedAt", r.PausedAt != nil, r.PausedAt)
+	o.OptValue("startAt", r.StartAt != nil, r.StartAt)
+	o.OptValue("deadline", r.Deadline != nil, r.Deadline)
+	o.OptInt("reruns", int64(r.Reruns))
 }
 
 func (t *RunTask) encode(o *Object) {
@@ -90,4 +94,7 @@ func (t *RunTask) encode(o *Object) {
 	o.OptString("message", t.Message)
 	o.OptValue("reasons", t.Reasons != nil, t.Reasons)
 	o.OptValue("children", t.Children != nil, t.Children)
+	o.OptString("cancel", string(t.Cancel))
+	o.OptBool("reused", t.Reused)
+	o.OptValue("waitsFor", t.WaitsFor != nil, t.WaitsFor)
 }

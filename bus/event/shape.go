@@ -58,6 +58,10 @@ type Run struct {
 	Version         uint64            `json:"version,omitzero"`
 	Seq             uint64            `json:"seq,omitzero"` // last stream sequence of StreamWork taken in
 	Parent          *RunParent        `json:"parent,omitzero"`
+	PausedAt        *time.Time        `json:"pausedAt,omitzero"`
+	StartAt         *time.Time        `json:"startAt,omitzero"`  // of a pending run: when it begins, if it waits for a time
+	Deadline        *time.Time        `json:"deadline,omitzero"` // it fails unless it has ended by then
+	Reruns          int               `json:"reruns,omitzero"`   // how often it was retried or run again
 }
 
 // RunParent says which task of which run has started a run.
@@ -82,6 +86,37 @@ type RunTask struct {
 	Message   string     `json:"message,omitzero"`
 	Reasons   []Refusal  `json:"reasons,omitzero"` // why no agent took it, while it is ready
 	Children  *Children  `json:"children,omitzero"`
+	Cancel    CancelWord `json:"cancel,omitzero"` // of a task that was cancelled while an agent had it
+	Reused    bool       `json:"reused,omitzero"` // its output comes from before the run was run again
+	WaitsFor  *WaitsFor  `json:"waitsFor,omitzero"`
+}
+
+// CancelWord is what is known of a cancel that was sent to an agent.
+type CancelWord string
+
+// The values of CancelWord.
+const (
+	CancelRequested CancelWord = "requested" // the agent has not answered yet
+	CancelConfirmed CancelWord = "confirmed" // it has stopped
+	CancelTimedOut  CancelWord = "timed_out" // it did not answer in time
+)
+
+// WaitsFor says what a task waits for that no agent does. Until is when the wait is over one way or the other, absent for never.
+type WaitsFor struct {
+	Signal   string     `json:"signal,omitzero"`   // name of a signal
+	Approval bool       `json:"approval,omitzero"` // a person's word
+	Until    *time.Time `json:"until,omitzero"`
+}
+
+// Approval is one place where a run waits for a person's word.
+type Approval struct {
+	RunID      string     `json:"runId"`
+	TaskID     string     `json:"taskId"`
+	WorkflowID string     `json:"workflowId"`
+	Message    string     `json:"message,omitzero"`
+	Since      time.Time  `json:"since"`
+	Until      *time.Time `json:"until,omitzero"` // when it is decided without a person
+	Paused     bool       `json:"paused,omitzero"`
 }
 
 // Children counts the runs that a task of a run has started: one for each item of a forEach, each time of a loop, or a workflow.
@@ -147,6 +182,7 @@ type Definition struct {
 	Name            string    `json:"name"`
 	Tasks           int       `json:"tasks"`
 	AppliedAt       time.Time `json:"appliedAt"`
+	Paused          bool      `json:"paused,omitzero"`     // runs that are started of it wait as pending
 	Definition      Raw       `json:"definition,omitzero"` // left out of lists
 }
 

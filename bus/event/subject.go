@@ -64,12 +64,18 @@ const (
 	KindAgentCordon     CommandKind = "agent-cordon"
 	KindAgentUncordon   CommandKind = "agent-uncordon"
 	KindAgentDrain      CommandKind = "agent-drain"
+	KindRunRerun        CommandKind = "run-rerun"
+	KindRunApprove      CommandKind = "run-approve"
+	KindRunReject       CommandKind = "run-reject"
+	KindWorkflowPause   CommandKind = "workflow-pause"
+	KindWorkflowResume  CommandKind = "workflow-resume"
 )
 
 // workflowKinds, scheduleKinds and agentKinds split the commands between the streams; the first two go to StreamWork.
 var (
 	workflowKinds = []CommandKind{
 		KindWorkflowApply, KindRunStart, KindRunCancel, KindRunPause, KindRunResume, KindRunSignal, KindRunRetry,
+		KindRunRerun, KindRunApprove, KindRunReject, KindWorkflowPause, KindWorkflowResume,
 	}
 	scheduleKinds = []CommandKind{
 		KindScheduleApply, KindScheduleDelete, KindSchedulePause, KindScheduleResume, KindScheduleTrigger,
