@@ -204,6 +204,17 @@ func (r *Run) class(t *RunTask) string {
 	return t.Class
 }
 
+// Cancel ends a run that is part of another one which has ended. What people want is a *Command.
+type Cancel struct{ Reason string }
+
+func (*Cancel) input() {}
+
+func (d *decider) cancel(in *Cancel) {
+	if !d.run.apply(d.at.Seq) {
+		d.cancelled(in.Reason)
+	}
+}
+
 // cancelled ends the run because somebody wants it to.
 func (d *decider) cancelled(reason string) {
 	if d.run.State.Final() {

@@ -40,9 +40,6 @@ type Said struct {
 	Event event.Event
 }
 
-// Cancel ends a run that is part of another one which has ended. What people want is a *Command.
-type Cancel struct{ Reason string }
-
 // Assign gives a ready task to an agent.
 type Assign struct {
 	TaskID, Agent, Instance, Token string
@@ -72,7 +69,6 @@ type Tick struct {
 
 func (*Start) input()   {}
 func (*Said) input()    {}
-func (*Cancel) input()  {}
 func (*Assign) input()  {}
 func (*Refused) input() {}
 func (*Gone) input()    {}
@@ -396,12 +392,6 @@ func (d *decider) assign(in *Assign) {
 		d.run.Agent = in.Agent
 	}
 	d.changed = true
-}
-
-func (d *decider) cancel(in *Cancel) {
-	if !d.run.apply(d.at.Seq) {
-		d.cancelled(in.Reason)
-	}
 }
 
 // end ends the run: whatever is active is cancelled, and what it has done is undone before. A run that undoes ends when that is over, and in no
