@@ -27,6 +27,7 @@
 //	run-input/RUN                  the input, when it is over 1 KiB
 //	run-task/RUN/TASK              RunTask: an ended task of a definition with more than 100
 //	run-output/RUN/TASK/ATTEMPT    an output over 1 KiB
+//	run-items/RUN/TASK/ROUND/PAGE  a hundred items of a forEach
 //	workflow/ID                    which version of a definition is the latest
 //	workflow-version/VERSION/ID    a definition; never changes
 //	schedule/ID                    Schedule: when runs are started by the clock, and how far that was judged
@@ -54,6 +55,8 @@
 //	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
+//	                p|run                      a child that has ended, until its parent has taken that in
+//	                c|run|task                 a task that has ended before its children, until they have
 //	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
 //	                x|agent                    of lifecycle: an agent whose time to drain is over
 //	                e|agent|run|task|attempt|seq
@@ -61,9 +64,9 @@
 //
 // # Goroutines
 //
-// [Engine.Run] starts four, and returns when they have: the consumer of the work stream calls [Engine.Handle]; fireTimers looks for what is due
+// [Engine.Run] starts these, and returns when they have: the consumer of the work stream calls [Engine.Handle]; fireTimers looks for what is due
 // ten times a second; drainInbox takes in the answers of agents and the hints of other replicas, and looks at what waits four times a
-// second; retire removes runs that ended long ago. The first three take their turns under one lock. A turn of many inputs is cut into chunks, and a
+// second; retire removes runs that ended long ago; two work reads what is too much for a turn, for tasks with children. The first three take their turns under one lock. A turn of many inputs is cut into chunks, and a
 // goroutine of its own commits one while the next is decided. Answers and hints come by goroutines of the connection, which only put them
 // into the inbox.
 //
@@ -84,6 +87,23 @@
 //	 ready, assigned, running, retrying ── the run ends otherwise ──► cancelled
 //
 //	 run: start ──► running ──► completed, failed or cancelled
+//
+// # Children
+//
+// The items of a forEach, the times of a loop and the workflow inside of a workflow are runs of their own: children ([ParentRef]). The task that has
+// them waits, and knows how many there are, which go on, and how many have ended ([Children]).
+//
+//	reached ─► open ─► start children ◄──┐ while there are more, at most maxParallel at a time
+//	         (items)      │              │
+//	                      ▼              │
+//	                 one has ended ──────┤
+//	                      │              └ loop: the condition holds
+//	                      ├─► all have: join the outputs ─► completed
+//	                      └─► more failures than are tolerated ─► failed, and the others are cancelled
+//
+// What is put into one Txn: the parent with the children that it starts; the end of a child with the entry that tells its parent; the end of a task
+// with the entry that cancels its children. Open, join and the condition of a loop read much, so they are jobs besides the turns, whose findings are inputs. Whatever is lost with a
+// replica is found again by the task's timer.
 //
 // # Rules
 //

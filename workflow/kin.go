@@ -35,6 +35,11 @@ func (e *Engine) lookAfter(c *change) {
 			e.goOn(c, old, t)
 		}
 	}
+	for i := range before.Tasks {
+		if t := &before.Tasks[i]; t.Kids != nil && t.leaves(&RunTask{}) && r.Find(t.ID) == nil {
+			e.inbox.fire(timer(timerKin, r.ID, t.ID), time.Time{})
+		}
+	}
 }
 
 // goOn does what a task that has children shows to be left undone.

@@ -291,7 +291,13 @@ func (r *Run) depth() int {
 	return 0
 }
 
-// leaves reports whether a task has ended before its children.
+// leaves reports whether a task has ended before its children. One that is no longer in the document has ended too.
 func (t *RunTask) leaves(after *RunTask) bool {
-	return !t.State.Final() && after.State.Final() && after.Kids != nil && len(after.Kids.Active) > 0
+	kids := after.Kids
+	if after.State == "" {
+		kids = t.Kids
+	} else if !after.State.Final() {
+		return false
+	}
+	return !t.State.Final() && kids != nil && len(kids.Active) > 0
 }
