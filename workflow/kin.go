@@ -198,7 +198,7 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 	var inputs []*input
 	for i, id := range ids {
 		ref.Index = t.Kids.Active[i]
-		if child := v.runs[id].val; child != nil && !child.State.Final() {
+		if child := v.runs[id].val; child != nil && !child.State.Final() && child.Undoing == nil {
 			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: ref}})
 		}
 	}
