@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	judgeEvery = 200 * time.Millisecond
+	judgeEvery = 100 * time.Millisecond
 	maxStall   = 2 * time.Second // a step that takes longer, or a tick that is later, is an outage of ours
 
 	judgePage = 256 // agents judged, or looked up, at a time
 	loadPage  = 1024
-	loadTime  = judgeEvery / 2 // of a tick, spent reading who there is
-	scanEvery = time.Minute    // a round over all registered agents, behind the hints
-	readers   = 16             // of last messages, at the same time
-	handBacks = 200            // agents a second whose work is handed back at most
-	jitter    = judgeEvery     // of that
+	loadTime  = judgeEvery / 2         // of a tick, spent reading who there is
+	scanEvery = time.Minute            // a round over all registered agents, behind the hints
+	readers   = 16                     // of last messages, at the same time
+	handBacks = 200                    // attempts handed back a second at most
+	jitter    = 200 * time.Millisecond // of that
 	handPace  = time.Second / handBacks
 )
 

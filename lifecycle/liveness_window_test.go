@@ -17,7 +17,7 @@ import (
 	"github.com/opspawn/opscore/storage/storagetest"
 )
 
-// replica is a judge whose clock the test turns: it takes a step each 200 ms of it, and sees what it was sent before the next.
+// replica is a judge whose clock the test turns: it takes a step each 100 ms of it, and sees what it was sent before the next.
 type replica struct {
 	*testing.T
 	conn   *bus.Conn
