@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -209,7 +210,7 @@ func TestAllMistakesAreNamedAtOnceWithTheirLines(t *testing.T) {
 			}
 			want = append(want, p)
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Problem{}, "Column")); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 		if lines := strings.Count(err.Error(), "\n") + 1; lines != len(mistakes) {
@@ -438,7 +439,7 @@ func TestTheFormOfTheFileDoesNotChangeTheVersion(t *testing.T) {
 }
 
 func FuzzParseFile(f *testing.F) {
-	for _, source := range []string{sample, sampleYAML, mistakenJSON, mistakenYAML, "a: &x [*x]", "{", "- - -", "\"\\ud800\""} {
+	for _, source := range []string{sample, sampleYAML, mistakenJSON, mistakenYAML, everything, "a: &x [*x]", "{", "- - -", "\"\\ud800\""} {
 		f.Add([]byte(source))
 	}
 	f.Fuzz(func(t *testing.T, source []byte) {

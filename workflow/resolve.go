@@ -104,7 +104,7 @@ func (e *Engine) resolve(ctx context.Context, c *change, in *input) (*Start, *ev
 // resolveInline checks a definition that came with the command. A legacy one that cannot run makes the run fail with the reason; others are refused.
 func (e *Engine) resolveInline(ctx context.Context, c *change, start *Start, m *bus.Msg) (*Start, *event.Error, error) {
 	raw := start.Event.Definition
-	def, problem := Parse(raw)
+	def, problem := parse(raw, start.Event.Legacy)
 	if problem != nil {
 		if !start.Event.Legacy {
 			return nil, problemError(problem), nil

@@ -17,6 +17,8 @@ const (
 	MaxCost   = 500_000 // steps of an evaluation, as CEL counts them: some ten milliseconds
 	MaxRead   = 4 << 20 // bytes of JSON that an evaluation decodes
 
+	MaxPieces = 1000 // expressions of a template, and texts between them in the same string
+
 	maxDepth   = 50      // of an expression
 	maxNodes   = 5_000   // of an expression, macros expanded
 	maxRange   = 10_000  // numbers of lists.range

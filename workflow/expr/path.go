@@ -49,6 +49,12 @@ func scanPath(source string) (*path, bool) {
 	return nil, false
 }
 
+// Plain reports whether an expression is a path, which takes no time to compile.
+func Plain(source string) bool {
+	_, ok := scanPath(source)
+	return ok
+}
+
 // scanStep reads .name, [0] or ["name"].
 func scanStep(s string) (first step, rest string, ok bool) {
 	if after, ok := strings.CutPrefix(s, "."); ok {

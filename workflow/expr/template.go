@@ -48,6 +48,7 @@ func ParseTemplate(raw event.Raw) (*Template, error) {
 		return t, nil
 	}
 	var wrong Mistakes
+	total := 0
 	from := 0 // of the literal that has not been written yet
 	d := jsontext.NewDecoder(bytes.NewBuffer(t.raw))
 	for {
@@ -81,6 +82,9 @@ func ParseTemplate(raw event.Raw) (*Template, error) {
 			m.Pointer = d.StackPointer()
 			wrong = append(wrong, m)
 		}
+		if total += len(pieces); total > MaxPieces {
+			return nil, Mistakes{{Pointer: d.StackPointer(), Text: fmt.Sprintf("the template has more than %d expressions and texts between them", MaxPieces)}}
+		}
 		t.parts = append(t.parts, part{literal: t.raw[from:start]}, part{pieces: pieces})
 		from = end
 		for _, p := range pieces {
@@ -109,7 +113,7 @@ func split(text string) ([]piece, Mistakes) {
 			before.Reset()
 		}
 	}
-	for at := 0; at < len(text); {
+	for at := 0; at < len(text) && len(pieces) <= MaxPieces && len(wrong) < maxMistakes; {
 		rest := text[at:]
 		next := strings.Index(rest, open)
 		if next < 0 {
