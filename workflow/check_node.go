@@ -221,7 +221,7 @@ func didYouMean(word string, words []string) string {
 	best, least := "", min(2+len(word)/4, max(len(word), 1))
 	slices.Sort(words)
 	for _, w := range words {
-		if n := distance(word, w, least); n < least {
+		if n := edits(word, w, least); n < least {
 			best, least = w, n
 		}
 	}
@@ -231,8 +231,8 @@ func didYouMean(word string, words []string) string {
 	return fmt.Sprintf(" (did you mean %q?)", best)
 }
 
-// distance counts the letters that must be put in, taken out or replaced to turn one word into another, in any case; at least limit if it is more.
-func distance(a, b string, limit int) int {
+// edits counts the letters that must be put in, taken out or replaced to turn one word into another, in any case; at least limit if it is more.
+func edits(a, b string, limit int) int {
 	a, b = strings.ToLower(a), strings.ToLower(b)
 	if len(a)-len(b) >= limit || len(b)-len(a) >= limit || len(a) > 100 {
 		return limit
