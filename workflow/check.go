@@ -193,7 +193,7 @@ func (c *checker) task(i int) {
 	c.repeats(i)
 	c.waits(i)
 	c.failure(i)
-	inside := reach{task: i, item: t.ForEach != nil, index: t.ForEach != nil || t.Loop != nil}
+	inside := reach{task: i, item: t.ForEach != nil, index: t.ForEach != nil || t.Loop != nil, last: t.Loop != nil}
 	c.template(at+".parameters", "parameters", t.Parameters, inside)
 	if t.When != "" {
 		c.expression(at+".when", "when", t.When, kindBool, reach{task: i})

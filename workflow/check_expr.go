@@ -117,7 +117,7 @@ func (c *checker) refs(path, name string, refs expr.Refs, r reach) {
 		c.add(path, "%s refers to index, which is there only in a task with forEach or loop", name)
 	}
 	if refs.Last && !r.last {
-		c.add(path, "%s refers to output, which is there only in loop.while; write tasks.ID.output", name)
+		c.add(path, "%s refers to output, which is there only in a task with loop; write tasks.ID.output", name)
 	}
 	for _, id := range refs.Tasks() {
 		i, ok := c.index[id]

@@ -117,7 +117,7 @@ var mistakenNodes = []struct{ name, tasks, path, text string }{
 	{"item in its own list", `{"taskId":"a","agentId":"x","forEach":{"items":"item"}}`, "$.tasks[0].forEach.items", "forEach.items refers to item"},
 	{"item in a loop", `{"taskId":"a","agentId":"x","loop":{"while":"item","max":1}}`, "$.tasks[0].loop.while", "loop.while refers to item"},
 	{"index outside", `{"taskId":"a","agentId":"x","join":null,"when":"index == 1"}`, "$.tasks[0].when", "when refers to index, which is there only in a task with forEach or loop"},
-	{"output outside", `{"taskId":"a","agentId":"x","when":"output.ok"}`, "$.tasks[0].when", "when refers to output, which is there only in loop.while"},
+	{"output outside", `{"taskId":"a","agentId":"x","when":"output.ok"}`, "$.tasks[0].when", "when refers to output, which is there only in a task with loop"},
 	{"its own output", `{"taskId":"a","agentId":"x","when":"tasks.a.output"}`, "$.tasks[0].when", "when refers to the task itself"},
 	{"a later task", `{"taskId":"a","agentId":"x","when":"tasks.b.output","nextTaskId":"b"},{"taskId":"b"}`, "$.tasks[0].when", `when refers to task "b", which does not come before this one: its output may not exist yet`},
 	{"a task beside", `{"taskId":"a","agentId":"x","select":null,"parameters":{"p":["${{ tasks.b.state }}"]}},{"taskId":"b"}`, "$.tasks[0].parameters", `parameters refers to task "b", which does not come before this one`},

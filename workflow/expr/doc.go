@@ -7,7 +7,7 @@
 //	                 are no identifiers
 //	run              .id, .workflowId, .workflowVersion, .labels, .priority and .createdAt, a timestamp
 //	item, index      within forEach: the item and its place, from 0; within loop only index
-//	output           in the condition of a loop: the output of the time before
+//	output           within loop: the output of the time before, null the first time
 //
 // Besides the standard functions there are those of the extensions strings, lists, math, sets, encoders and bindings of CEL. There is no clock and no
 // chance: an expression has the same value whenever and wherever it is computed.
