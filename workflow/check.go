@@ -179,14 +179,14 @@ func (c *checker) definition() {
 	}
 }
 
-// itemLike are ids that look as if they named an item of a forEach.
-var itemLike = regexp.MustCompile(`\[\d+\]$`)
+// taken are ids that look as if they named an item of a forEach, or what undoes a task.
+var taken = regexp.MustCompile(`\[\d+\]$|` + undoSuffix + `$`)
 
 // task checks what the language of graphs adds to a task.
 func (c *checker) task(i int) {
 	t, at := &c.d.Tasks[i], taskPath(i)
-	if c.graph && itemLike.MatchString(t.TaskID) {
-		c.add(at+".taskId", "taskId %q looks like an item of a forEach; name it otherwise", clip(t.TaskID, 60))
+	if c.graph && taken.MatchString(t.TaskID) {
+		c.add(at+".taskId", "taskId %q looks like an item of a forEach, or like what undoes a task; name it otherwise", clip(t.TaskID, 60))
 	}
 	c.body(i)
 	c.edges(i)

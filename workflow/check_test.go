@@ -149,6 +149,7 @@ var mistakenNodes = []struct{ name, tasks, path, text string }{
 	{"jitter", `{"taskId":"a","agentId":"x","retry":{"jitter":"half"}}`, "$.tasks[0].retry.jitter", `retry.jitter must be full or none, not "half"`},
 	{"codes", `{"taskId":"a","agentId":"x","retry":{"codes":{"busy":{"attempts":-1}}}}`, "$.tasks[0].retry.codes", `of code "busy": retry.attempts must be 0 to 1000`},
 	{"codes of codes", `{"taskId":"a","agentId":"x","retry":{"codes":{"busy":{"nonRetryable":["x"]}}}}`, "$.tasks[0].retry.codes", `the retry of code "busy" must not have codes of its own`},
+	{"an id like an undo's", `{"taskId":"a~undo","wait":{"seconds":1}}`, "$.tasks[0].taskId", `taskId "a~undo" looks like an item of a forEach, or like what undoes a task`},
 	{"an id like an item's", `{"taskId":"a[3]","wait":{"seconds":1}}`, "$.tasks[0].taskId", `taskId "a[3]" looks like an item of a forEach`},
 }
 
