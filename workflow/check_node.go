@@ -194,7 +194,11 @@ func (c *checker) failure(i int) {
 		}
 	}
 	if u := t.Compensate; u != nil {
-		c.selects(i, at+".compensate.select", &u.Select)
+		if s := &u.Select; s.AgentID != "" || s.Capability != "" || s.SameAs != "" {
+			c.selects(i, at+".compensate.select", s)
+		} else if c.d.kind(t) != nodeAgent {
+			c.add(at+".compensate", "compensate must say in select who undoes it, because no agent has done it")
+		}
 		c.object(at+".compensate", "parameters", u.Parameters)
 		c.template(at+".compensate.parameters", "compensate.parameters", u.Parameters, reach{task: i, self: true})
 	}

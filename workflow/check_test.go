@@ -146,6 +146,7 @@ var mistakenNodes = []struct{ name, tasks, path, text string }{
 	{"outputSchema", `{"taskId":"a","agentId":"x","outputSchema":{"$ref":"https://example.com/s"}}`, "$.tasks[0].outputSchema", "outputSchema: https://example.com/s is not part of the schema"},
 	{"priority", `{"taskId":"a","agentId":"x","priority":10}`, "$.tasks[0].priority", "priority must be 0 to 9"},
 	{"compensate", `{"taskId":"a","agentId":"x","compensate":{"select":{},"parameters":[]}}`, "$.tasks[0].compensate.parameters", "parameters must be an object"},
+	{"compensate nobody", `{"taskId":"a","wait":{"seconds":1},"compensate":{}}`, "$.tasks[0].compensate", "compensate must say in select who undoes it"},
 	{"jitter", `{"taskId":"a","agentId":"x","retry":{"jitter":"half"}}`, "$.tasks[0].retry.jitter", `retry.jitter must be full or none, not "half"`},
 	{"codes", `{"taskId":"a","agentId":"x","retry":{"codes":{"busy":{"attempts":-1}}}}`, "$.tasks[0].retry.codes", `of code "busy": retry.attempts must be 0 to 1000`},
 	{"codes of codes", `{"taskId":"a","agentId":"x","retry":{"codes":{"busy":{"nonRetryable":["x"]}}}}`, "$.tasks[0].retry.codes", `the retry of code "busy" must not have codes of its own`},

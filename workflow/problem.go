@@ -110,7 +110,7 @@ func (m Problem) Excerpt(source []byte) string {
 
 // window cuts a long line down to what stands around a column.
 func window(line string, column int) string {
-	line = strings.ToValidUTF8(strings.ReplaceAll(line, "\t", "  "), "?")
+	line = strings.ToValidUTF8(strings.ReplaceAll(line, "\t", "    "), "?")
 	if utf8.RuneCountInString(line) <= excerptWidth {
 		return line
 	}

@@ -72,7 +72,7 @@ func (a *app) readSchedule(file string) (event.Raw, error) {
 	body, err := workflow.ToJSON(source)
 	var problems workflow.Problems
 	if errors.As(err, &problems) {
-		a.printProblems(name, source, problems)
+		a.printProblems(name, source, problems, "")
 		return nil, fmt.Errorf("%s was not applied", name)
 	}
 	if err != nil {

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +21,7 @@ func newWorkflowCommand(a *app) *cobra.Command {
 		Aliases: []string{"workflows"},
 		Short:   "Store and show workflows",
 	})
-	cmd.AddCommand(newWorkflowApply(a), newWorkflowList(a), newWorkflowGet(a))
+	cmd.AddCommand(newWorkflowApply(a), newWorkflowValidate(a), newWorkflowSchema(a), newWorkflowList(a), newWorkflowGet(a))
 	return cmd
 }
 
@@ -39,22 +36,7 @@ FILE is JSON or YAML; "-" means standard input. Mistakes are listed with their l
 Applying the same workflow again changes nothing.`,
 		Example: "  opscore workflow apply -f report.yaml",
 		Args:    none,
-		RunE: a.call(func(ctx context.Context, c *client, _ []string) error {
-			def, body, err := a.readDefinition(file)
-			if err != nil {
-				return err
-			}
-			put := request{method: http.MethodPut, path: apiRoute("workflows", def.ID), body: body}
-			applied, err := send[appliedWorkflow](ctx, c, put)
-			if err != nil {
-				return fmt.Errorf("%s was not applied: %w", file, err)
-			}
-			return a.print(applied, func(p *sheet) {
-				p.field("Workflow", text(applied.WorkflowID))
-				p.field("Version", text(applied.WorkflowVersion))
-				p.field("Tasks", text(fmt.Sprint(len(def.Tasks))))
-			})
-		}),
+		RunE:    a.call(func(ctx context.Context, c *client, _ []string) error { return a.apply(ctx, c, file) }),
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "`file` with the workflow; - for standard input")
 	_ = cmd.MarkFlagRequired("file")
@@ -97,31 +79,6 @@ func newWorkflowGet(a *app) *cobra.Command {
 	return cmd
 }
 
-// appliedWorkflow is the answer to a definition that was applied.
-type appliedWorkflow struct {
-	WorkflowID      string `json:"workflowId"`
-	WorkflowVersion string `json:"workflowVersion"`
-}
-
-// readDefinition reads a definition and checks it, and also returns it as JSON. It prints the mistakes it finds, with their lines.
-func (a *app) readDefinition(file string) (*workflow.Definition, event.Raw, error) {
-	name, source, err := a.readInput(file)
-	if err != nil {
-		return nil, nil, err
-	}
-	def, err := workflow.ParseFile(source)
-	var problems workflow.Problems
-	if errors.As(err, &problems) {
-		a.printProblems(name, source, problems)
-		return nil, nil, fmt.Errorf("%s was not applied: %s", name, count(len(problems), "mistake"))
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s was not applied: %w", name, err)
-	}
-	body, err := workflow.ToJSON(source)
-	return def, body, err
-}
-
 // readInput reads a file, or standard input for "-", and returns how to call it.
 func (a *app) readInput(file string) (name string, content []byte, err error) {
 	if file == "-" {
@@ -135,23 +92,6 @@ func (a *app) readInput(file string) (name string, content []byte, err error) {
 		return name, nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return name, content, nil
-}
-
-// printProblems writes each mistake to stderr as FILE:LINE: text, followed by that line, in the order of the file.
-func (a *app) printProblems(name string, source []byte, problems workflow.Problems) {
-	slices.SortStableFunc(problems, func(p, q workflow.Problem) int { return p.Line - q.Line })
-	lines := strings.Split(string(source), "\n")
-	s := a.style(a.stderr)
-	for _, p := range problems {
-		if p.Line < 1 || p.Line > len(lines) {
-			fmt.Fprintf(a.stderr, "%s: %s\n", name, printable(p.Text))
-			continue
-		}
-		line := strings.ReplaceAll(lines[p.Line-1], "\t", "    ")
-		indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
-		excerpt := s.paint(fmt.Sprintf("%5d | ", p.Line), colorFaint) + indent + printable(line)
-		fmt.Fprintf(a.stderr, "%s:%d: %s\n%s\n", name, p.Line, printable(p.Text), excerpt)
-	}
 }
 
 // workflowRow is a row of the list of workflows.
