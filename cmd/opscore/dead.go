@@ -106,7 +106,7 @@ func newDeadList(a *app) *cobra.Command {
 				return err
 			}
 			var whole event.DeadList
-			head := []string{"LETTER", "CLASS", "SUBJECT", "WHEN", "COUNT", "HOPS", "REASON"}
+			head := []string{"LETTER", "CLASS", "SUBJECT", "RUN", "WHEN", "COUNT", "HOPS", "REASON"}
 			if err := printList(a, deadPages(ctx, c, &f, &whole), head, deadRow); err != nil || a.output == formatJSON {
 				return err
 			}
@@ -148,7 +148,7 @@ func deadRow(s style, l event.DeadLetter) []cell {
 		hops = text(strconv.Itoa(l.Hops)).in(colorWarn)
 	}
 	return []cell{
-		text(strconv.FormatUint(l.Seq, 10)), text(string(l.Class)).in(colorBad), text(l.Subject), s.time(l.LastAt),
+		text(strconv.FormatUint(l.Seq, 10)), text(string(l.Class)).in(colorBad), text(l.Subject), text(l.RunID), s.time(l.LastAt),
 		text(strconv.FormatUint(l.Count, 10)), hops, text(l.Reason),
 	}
 }
