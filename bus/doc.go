@@ -13,7 +13,9 @@
 //     more is pulled, and it is tried again. There is no bare Nak and no delivery count after which a message is given up.
 //   - A handler that panics has its batch bisected until the message is found that panics alone; that one becomes a dead
 //     letter, the rest goes on.
-//   - A message whose verdict is Dead is stored in the dead-letter stream before it is acknowledged.
+//   - A message whose verdict is Dead is stored in the dead-letter stream before it is acknowledged; once, also if it is delivered again
+//     within two minutes because the acknowledgement was lost. Whatever else is given up goes there by [Conn.Bury].
+//   - [Conn.ReplayDead] sends a dead letter again once, however often and by however many it is asked to.
 //
 // # Goroutines
 //

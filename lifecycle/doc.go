@@ -5,7 +5,7 @@
 //
 //   - The record of an agent ([Record]): of each group of facts the newest event. Registration, state, deregistration
 //     and cordon have a fence of their own, the place of that event in its stream.
-//   - The history of an agent: its last events, in stream order.
+//   - The history of an agent: its last events, in stream order, and the last changes of its liveness.
 //   - The gate of an agent ([Gate]), the only source of "free". It is a document of its own, because package workflow writes it
 //     too, through the methods here, in the Txn that takes or frees a slot.
 //   - The index of free agents per capability, which follows the gate ([FreeOps]).

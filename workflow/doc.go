@@ -52,6 +52,7 @@
 //	                t|run|task                 a task whose Look is set
 //	                r|run                      a run whose Look is set
 //	                f|run|version              a final fact that is not known to be published
+//	                l|run|task|attempt         a dead letter of a task whose retries are spent, not known to be stored
 //	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
