@@ -178,6 +178,8 @@ type Fault struct {
 	Target string  `json:"target"` // "engine-1", "nats", "redis"
 	Text   string  `json:"text,omitzero"`
 	Error  string  `json:"error,omitzero"` // why it could not be done
+
+	StallMs float64 `json:"stallMs,omitzero"` // of the kill of a replica: see [Journal.Stalls]
 }
 
 // Verdict says in words whether a run was good and, if not, why.

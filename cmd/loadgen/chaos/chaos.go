@@ -151,6 +151,10 @@ func (c *chaos) result(o outcome) *loadgen.Result {
 		Requests: int64(c.journal.Sent()), Ledger: o.ledger, Processes: c.env.Processes(), Series: c.series, Faults: c.faults,
 	}
 	r.Verdict = o.verdict(c.faults)
+	if stall, ok := c.journal.Stalls(c.faults, c.began, c.cfg.Time); ok {
+		r.Spans = map[string]loadgen.Quantiles{loadgen.StallSpan: stall}
+		c.judgeStall(stall, &r.Verdict)
+	}
 	return r
 }
 
@@ -181,6 +185,20 @@ func (o outcome) verdict(faults []loadgen.Fault) (v loadgen.Verdict) {
 	}
 	say("everything had come to rest %.1f s after the load, the ledger was done after %.1f s", o.recovered.Seconds(), o.done.Seconds())
 	return v
+}
+
+// judgeStall says for how long the work stood still after kills of replicas. Where others were left, and nothing else was broken, it is held to the limit.
+func (c *chaos) judgeStall(stall loadgen.Quantiles, v *loadgen.Verdict) {
+	line := fmt.Sprintf("after kills of replicas no task was begun for: p50 %.0f ms, p99 %.0f ms, at most %.0f ms", stall.P50, stall.P99, stall.Max)
+	only := c.cfg.Replicas > 1
+	for _, s := range c.plan {
+		only = only && s.Kind == loadgen.FaultKill && s.Target != env.NATS && s.Target != env.Redis
+	}
+	if only && stall.P99 > float64(loadgen.StallLimit.Milliseconds()) {
+		v.OK = false
+		line += fmt.Sprintf("; %v are allowed", loadgen.StallLimit)
+	}
+	v.Lines = append(v.Lines, line)
 }
 
 // broken says what the plan breaks.
