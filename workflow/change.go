@@ -215,7 +215,7 @@ func (o *indexOps) task(runBefore, run *Run, before, after *RunTask) {
 		o.remove(readyIndex(was), readyMember(run.ID, after.ID))
 	}
 	if is != "" {
-		o.add(readyIndex(is), readyMember(run.ID, after.ID), place(after.Ready, run.Priority))
+		o.add(readyIndex(is), readyMember(run.ID, after.ID), place(after.Ready, after.Priority))
 		// A class is struck off the list only if its mark is still the one read before it was found empty.
 		o.addScore(classIndex, is, storage.Score(rand.Int64N(int64(storage.MaxScore))))
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
 )
 
@@ -94,5 +95,17 @@ func TestPriorityIsTimeInTheQueue(t *testing.T) {
 	// An old task of no priority goes before a new one of the highest.
 	if !place(at, MinPriority).Before(place(at.Add(9*ageingStep+time.Second), MaxPriority)) {
 		t.Error("a task of low priority can wait for ever")
+	}
+}
+
+func TestThePriorityOfATask(t *testing.T) {
+	for _, c := range []struct{ run, want int }{{0, 3}, {5, 5}, {99, 9}} {
+		s := tell(t, `{"id":"d","priority":3,"tasks":[{"taskId":"a","agentCapability":"c"},{"taskId":"b","agentCapability":"c","priority":7},
+			{"taskId":"z","agentCapability":"c","priority":0,"dependsOn":[]}]}`, &event.RunStart{Priority: c.run})
+		for task, want := range map[string]int{"a": c.want, "b": 7, "z": 0} {
+			if got := s.task(task); got == nil || got.Priority != want {
+				t.Errorf("a run of priority %d: task %s is %+v, want priority %d", c.run, task, got, want)
+			}
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -369,9 +370,18 @@ func (d *decider) task(id string) *Task {
 // makeReady puts a task into the queue of its selector class.
 func (d *decider) makeReady(t *RunTask) {
 	t.State, t.Ready, t.Retry = event.TaskReady, d.at.Now, time.Time{}
-	t.Class = d.class(t)
+	t.Class, t.Priority = d.class(t), d.priority(t.ID)
 	d.queue(t)
 	d.changed = true
+}
+
+// priority is the one of a task, or else of its run, or else of the definition.
+func (d *decider) priority(taskID string) int {
+	p := cmp.Or(d.run.Priority, d.def.Priority)
+	if own := d.task(taskID).Priority; own != nil {
+		p = *own
+	}
+	return min(max(p, MinPriority), MaxPriority)
 }
 
 func (d *decider) assign(in *Assign) {

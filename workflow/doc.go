@@ -44,7 +44,7 @@
 //	ended           run that has ended, by when it did
 //	workflows       definition, by id
 //	schedules       schedule, by id
-//	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its run's priority: exactly the tasks whose Class it is
+//	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its priority: exactly the tasks whose Class it is
 //	classes         every class that has a ready task; the score is a random mark, so that an empty one is struck off only if nobody has joined it
 //	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
 //	able/CAP        of lifecycle: agents that would be, but for slots, a back-off or a breaker; by when the breaker lets a task through

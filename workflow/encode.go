@@ -72,6 +72,7 @@ func (t *RunTask) encode(o *event.Object) {
 	o.OptString("message", t.Message)
 	o.OptTime("renewed", t.Renewed)
 	o.OptString("class", t.Class)
+	o.OptInt("prio", int64(t.Priority))
 	o.OptTime("look", t.Look)
 	o.OptTime("queueBy", t.QueueBy)
 	o.OptTime("endBy", t.EndBy)

@@ -282,7 +282,7 @@ func (q *Queries) ExplainRun(ctx context.Context, id string) (*event.RunExplanat
 		case len(out.Tasks) == maxExplained:
 			out.More++
 		default:
-			said, err := x.task(ctx, r, def.Find(t.ID), t)
+			said, err := x.task(ctx, def.Find(t.ID), t)
 			if err != nil {
 				return nil, err
 			}
@@ -304,6 +304,8 @@ func runText(r *Run, x *event.RunExplanation) string {
 		return text + "."
 	case r.State == event.RunPaused:
 		return "The run is paused: nothing of it is begun until it is resumed."
+	case r.State == event.RunPending:
+		return "The run has not begun: it waits for its time, or until there is room beside other runs of its definition."
 	case len(x.Tasks) == 0:
 		return "No task of the run is active."
 	case len(x.Tasks)+x.More == 1:
@@ -313,7 +315,7 @@ func runText(r *Run, x *event.RunExplanation) string {
 }
 
 // task explains one task that has not ended; node is what the definition says of it, and may be nil.
-func (x *explainer) task(ctx context.Context, r *Run, node *Task, t *RunTask) (*event.TaskExplanation, error) {
+func (x *explainer) task(ctx context.Context, node *Task, t *RunTask) (*event.TaskExplanation, error) {
 	out := &event.TaskExplanation{TaskID: t.ID, State: t.State}
 	if !t.Look.IsZero() {
 		out.Until = utc(t.Look)
@@ -321,7 +323,7 @@ func (x *explainer) task(ctx context.Context, r *Run, node *Task, t *RunTask) (*
 	switch t.State {
 	case event.TaskReady:
 		if t.Class != "" {
-			return out, x.ready(ctx, r, t, out)
+			return out, x.ready(ctx, t, out)
 		}
 		out.Text = "is ready, and waits for room beside other tasks"
 	case event.TaskAssigned:
@@ -364,12 +366,12 @@ func waitText(node *Task, t *RunTask) string {
 }
 
 // ready explains a task that waits for an agent.
-func (x *explainer) ready(ctx context.Context, r *Run, t *RunTask, out *event.TaskExplanation) error {
+func (x *explainer) ready(ctx context.Context, t *RunTask, out *event.TaskExplanation) error {
 	c, err := x.crowd(ctx, t.Class)
 	if err != nil {
 		return err
 	}
-	at := storage.Score(max(place(t.Ready, r.Priority).UnixMicro(), 0))
+	at := storage.Score(max(place(t.Ready, t.Priority).UnixMicro(), 0))
 	before, err := x.q.store.Count(ctx, readyIndex(t.Class), 0, max(at-1, 0))
 	if err != nil {
 		return fmt.Errorf("count ready tasks: %w", err)

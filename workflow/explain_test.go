@@ -155,7 +155,7 @@ func TestWhatARunWaitsForThatNeedsNoAgent(t *testing.T) {
 		{RunTask{State: event.TaskWaiting}, &Task{Node: Node{Signal: &Signal{Name: "go"}}}, `is waiting: for signal "go"`},
 		{RunTask{State: "dreaming"}, &Task{}, "is dreaming"},
 	} {
-		out, err := x.task(t.Context(), &Run{}, c.node, &c.task)
+		out, err := x.task(t.Context(), c.node, &c.task)
 		if err != nil || !strings.HasPrefix(out.Text, c.want) {
 			t.Errorf("%s: %q, want %q, %v", c.task.State, out.Text, c.want, err)
 		}

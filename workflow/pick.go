@@ -157,7 +157,7 @@ func (v *view) match(c *change, agent string, want lifecycle.Want) *lifecycle.Ga
 // fillPool reads agents that the store lists as free and that are what the class asks for. A picky class may have to look far for one: it looks at a
 // few pages in each turn, and remembers how far it came.
 func (e *Engine) fillPool(ctx context.Context, v *view, k *class) error {
-	for found := false; !k.dry && !found && v.looks < maxLooks; {
+	for found := false; !k.dry && !found && (v.looks < maxLooks || !k.want.Picky()); {
 		entries, err := e.cfg.Store.Range(ctx, lifecycle.FreeIndex(k.want.Capability), k.listed, storage.MaxScore, poolPage)
 		if err != nil {
 			return fmt.Errorf("look for free agents: %w", err)

@@ -83,6 +83,7 @@ type RunTask struct {
 	Message  string           `json:"message,omitzero"`
 	Renewed  time.Time        `json:"renewed,omitzero"`  // when progress last moved the lease
 	Class    string           `json:"class,omitzero"`    // selector class it waits in while it is ready
+	Priority int              `json:"prio,omitzero"`     // in that class
 	Look     time.Time        `json:"look,omitzero"`     // its timer: when something about it may be due, zero for never
 	QueueBy  time.Time        `json:"queueBy,omitzero"`  // it has failed unless an agent has accepted it by then
 	EndBy    time.Time        `json:"endBy,omitzero"`    // the attempt is over by then, whatever progress it makes
