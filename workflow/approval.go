@@ -2,7 +2,10 @@ package workflow
 
 import (
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/opspawn/opscore/bus/event"
 )
@@ -26,8 +29,29 @@ func (t *RunTask) asks() bool { return t.State == event.TaskWaiting && t.Waits =
 
 // enterApproval begins a task that waits for a person's word.
 func (d *decider) enterApproval(t *Task, rt *RunTask) {
-	rt.Message, rt.Word = t.Approval.Message, ""
+	message, err := d.wording(t.Approval.Message)
+	if err != nil {
+		d.blame(rt, err)
+		return
+	}
+	rt.Message, rt.Word = message, ""
 	d.await(rt, waitsApproval, d.patience(t.Approval.TimeoutSeconds))
+}
+
+// wording renders what a person is told. Its error is errNeeds or one for blame.
+func (d *decider) wording(message string) (string, error) {
+	if !strings.Contains(message, "{{") {
+		return message, nil
+	}
+	raw, err := d.render(event.MustMarshal(message))
+	if err != nil {
+		return "", err
+	}
+	text, err := jsontext.AppendUnquote(nil, raw)
+	if err != nil {
+		text = raw // a number, a list: as JSON
+	}
+	return clip(string(text), event.MaxErrorText), nil
 }
 
 // approval takes a person's word. It is decided once: the same word again changes nothing, the other one is a conflict.

@@ -46,6 +46,7 @@ type exampleRun struct {
 type exampleSignal struct {
 	Name    string    `json:"name"`
 	Payload event.Raw `json:"payload"`
+	Refused string    `json:"refused,omitzero"` // code
 }
 
 type exampleWord struct {
@@ -133,7 +134,13 @@ func (b *bundle) runExample(t *testing.T, id string, ex *exampleRun) {
 	var got exampleResult
 	if o.OK {
 		for _, s := range ex.Signals {
-			b.call(t, event.KindRunSignal, run, &event.RunCommand{Name: s.Name, Payload: s.Payload})
+			code := ""
+			if o := b.ask(t, event.KindRunSignal, run, &event.RunCommand{Name: s.Name, Payload: s.Payload}); !o.OK {
+				code = string(o.Error.Code)
+			}
+			if code != s.Refused {
+				t.Errorf("%s: the signal is refused as %q, want %q", ex.Name, code, s.Refused)
+			}
 		}
 		if w := ex.Approve; w != nil {
 			b.decide(t, run, w)
@@ -177,7 +184,7 @@ func (b *bundle) decide(t *testing.T, run string, w *exampleWord) {
 	if w.Approved {
 		kind = event.KindRunApprove
 	}
-	bustest.Eventually(t, 10*time.Second, func() bool {
+	bustest.Eventually(t, "the run waits for a word", func() bool {
 		r, err := b.runs.Run(t.Context(), run)
 		return err == nil && slices.ContainsFunc(r.Tasks, func(rt event.RunTask) bool { return rt.TaskID == w.Task && rt.State == event.TaskWaiting })
 	})
@@ -353,7 +360,9 @@ var standIns = map[string]standIn{
 		}
 		return fields{"booking": text(in["what"]) + "-1"}, nil
 	},
-	"refund": func(_ context.Context, in map[string]any, _ *agent.Task) (any, error) { return fields{"undone": in["undo"]}, nil },
+	"refund": func(_ context.Context, in map[string]any, _ *agent.Task) (any, error) {
+		return fields{"undone": in["undo"]}, nil
+	},
 	"pay": func(_ context.Context, in map[string]any, _ *agent.Task) (any, error) {
 		if in["amount"].(float64) > 1000 {
 			return nil, never("no_money")

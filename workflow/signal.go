@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ func (d *decider) enterSignal(t *Task, rt *RunTask) {
 	if ctl == nil {
 		return
 	}
-	i := slices.IndexFunc(ctl.Signals, func(s HeldSignal) bool { return s.Name == t.Signal.Name && t.Signal.fits(s.Payload) == nil })
+	i := slices.IndexFunc(ctl.Signals, func(s HeldSignal) bool { return s.Name == t.Signal.Name && d.def.fits(t.Signal, s.Payload) == nil })
 	if i < 0 {
 		return
 	}
@@ -57,7 +58,7 @@ func (d *decider) signal(c *event.RunCommand) {
 		if rt.State != event.TaskWaiting || rt.Waits != waitsSignal {
 			continue
 		}
-		if s := d.task(rt.ID).Signal; s != nil && s.Name == c.Name && s.fits(c.Payload) == nil {
+		if s := d.task(rt.ID).Signal; s != nil && s.Name == c.Name && d.def.fits(s, c.Payload) == nil {
 			d.complete(rt, c.Payload)
 			return
 		}
@@ -96,7 +97,7 @@ func (d *Definition) takes(name string, payload event.Raw) *event.Error {
 			}
 			continue
 		}
-		if why = s.fits(payload); why == nil {
+		if why = d.fits(s, payload); why == nil {
 			return nil
 		}
 	}
@@ -109,5 +110,10 @@ func (d *Definition) takes(name string, payload event.Raw) *event.Error {
 	return event.Errorf(event.CodeInvalid, "workflow %q waits for no signal %q, only for %s", d.ID, name, strings.Join(names, ", "))
 }
 
-// fits reports why a payload is not what the task wants; nil if it is.
-func (s *Signal) fits(event.Raw) *event.Error { return nil }
+// fits reports why a payload does not fit the schema of a signal; nil if it does.
+func (d *Definition) fits(s *Signal, payload event.Raw) *event.Error {
+	if why := d.fit(s.Schema, payload, string(event.CodeInvalid), fmt.Sprintf("the payload does not fit the schema of signal %q", s.Name)); why != nil {
+		return event.Errorf(event.CodeInvalid, "%s", why.Message)
+	}
+	return nil
+}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/workflow/expr"
 )
 
 // What a task waits for that no agent does.
@@ -36,10 +37,30 @@ func (d *decider) patience(seconds float64) time.Time {
 // enterWait begins a task that lets time pass, by the clock of the wall.
 func (d *decider) enterWait(t *Task, rt *RunTask) {
 	until := d.patience(t.Wait.Seconds)
+	if t.Wait.Until != "" {
+		var err error
+		if until, err = d.moment(t.Wait.Until); err != nil {
+			d.blame(rt, err)
+			return
+		}
+	}
 	if until.IsZero() {
 		until = d.at.Now
 	}
 	d.await(rt, waitsTime, until)
+}
+
+// moment evaluates an expression to a time. Its error is errNeeds or one for blame.
+func (d *decider) moment(source string) (time.Time, error) {
+	x, err := d.def.expression(source, expr.Time)
+	if err != nil {
+		return time.Time{}, err
+	}
+	s, err := d.scope(x.Refs())
+	if err != nil {
+		return time.Time{}, err
+	}
+	return x.Time(s)
 }
 
 // tickWaiting looks at a wait that may be over. What was said in time, but has not been taken in yet, is taken in first.
