@@ -158,7 +158,7 @@ func (b *bundle) runExample(t *testing.T, id string, ex *exampleRun) {
 			_ = r.Canonicalize()
 		}
 	}
-	if diff := cmp.Diff(event.MustMarshal(ex.Result), event.MustMarshal(got)); diff != "" {
+	if diff := cmp.Diff(ex.Result, got); diff != "" {
 		t.Errorf("%s: %s", ex.Name, diff)
 	}
 }
