@@ -15,6 +15,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
@@ -158,7 +159,7 @@ func (b *bundle) runExample(t *testing.T, id string, ex *exampleRun) {
 			_ = r.Canonicalize()
 		}
 	}
-	if diff := cmp.Diff(ex.Result, got); diff != "" {
+	if diff := cmp.Diff(ex.Result, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("%s: %s", ex.Name, diff)
 	}
 }
