@@ -40,6 +40,7 @@ type view struct {
 	now     time.Time
 	runs    map[string]*slot[*Run]
 	gates   map[string]*slot[*lifecycle.Gate]
+	limits  map[string]*slot[*limiter]
 	changes []*change
 	groups  []*group               // what the changes go out with, in that order
 	touched map[storage.Key]*group // by document: the last group that reads or writes it
@@ -71,6 +72,8 @@ type change struct {
 	drains        []SlotChange
 	cause         string // of the fact
 	spawn         []Spawn
+	limits        map[string]*limiter  // as they shall be
+	at            time.Time            // when limiters were changed
 	rendered      map[string]event.Raw // inputs of tasks that were reached by this change
 	story         []event.Transition
 	spent         []RunTask // with which the run failed, their retries spent

@@ -16,6 +16,7 @@ type Control struct {
 	Begin    time.Time    `json:"begin,omitzero"`    // not before that, of a run that is pending
 	Begun    time.Time    `json:"begun,omitzero"`    // when it began after it was pending, or was last retried or run again
 	Queue    string       `json:"queue,omitzero"`    // where a pending run waits for its turn
+	Slot     string       `json:"slot,omitzero"`     // limiter that counts it; it waits for a place there when that is its queue
 	Deadline time.Time    `json:"deadline,omitzero"` // of the whole run
 	Signals  []HeldSignal `json:"signals,omitzero"`  // that no task has waited for yet, in stream order
 	Reruns   int          `json:"reruns,omitzero"`   // how often it was retried or run again

@@ -33,6 +33,7 @@ type Start struct {
 	Problem    *event.TaskError // legacy, and children: it cannot run; the run is created and fails
 	Parent     *ParentRef       // of a child
 	Queue      string           // where it waits for its turn, empty if it may begin at once
+	Slot       string           // limiter that counts the run
 }
 
 // Said is an accepted, progress or result event of an agent.

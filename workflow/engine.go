@@ -83,6 +83,8 @@ type Engine struct {
 	intake   intakeClock
 	facts    factSet
 
+	limits *storage.Cache[*limiter]
+
 	jobs  jobList
 	plans memo[*plan]       // of tasks that have children
 	pages memo[[]event.Raw] // of items
@@ -101,6 +103,7 @@ func NewEngine(cfg Config) *Engine {
 		gates:   storage.NewCache[*lifecycle.Gate](gateCache),
 		defs:    storage.NewCache[*Definition](defCache),
 		latest:  storage.NewCache[*latest](defCache),
+		limits:  storage.NewCache[*limiter](defCache),
 		classes: make(map[string]*class),
 		picky:   make(map[string][]*class),
 		flights: make(map[*view]bool),
@@ -148,6 +151,7 @@ func (e *Engine) Forget() {
 	e.runs.Clear()
 	e.gates.Clear()
 	e.latest.Clear()
+	e.limits.Clear()
 }
 
 // Handle folds one batch of messages. It gives each its verdict, or returns an error when the store does not answer.
@@ -440,6 +444,7 @@ func (e *Engine) remember(c *change) {
 	if c.after != c.before {
 		e.runs.Store(runKey(c.after.ID), c.group.txn.Rev, c.after)
 	}
+	e.rememberLimits(c)
 	for agent, g := range c.gates {
 		e.gates.Store(lifecycle.GateKey(agent), c.group.txn.Rev, g)
 	}
@@ -451,6 +456,7 @@ func (e *Engine) forget(c *change) {
 	} else if len(c.inputs) > 0 {
 		e.runs.Forget(runKey(c.inputs[0].run))
 	}
+	e.forgetLimits(c)
 	for agent := range c.gates {
 		e.gates.Forget(lifecycle.GateKey(agent))
 	}

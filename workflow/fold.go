@@ -152,6 +152,9 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 	if err != nil {
 		return err
 	}
+	if err := e.countSlots(ctx, v, c); err != nil {
+		return err
+	}
 	if c.after != nil && c.after.State == event.RunRunning && dispatching {
 		if err := e.assignReady(ctx, v, c); err != nil {
 			return err
@@ -269,6 +272,9 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 		if refusal != nil {
 			in.answer = event.Refused(refusal)
 			return nil
+		}
+		if err := e.admit(ctx, v, c, start); err != nil {
+			return err
 		}
 		what = start
 	case *Tick:

@@ -23,6 +23,7 @@ type group struct {
 	txn     storage.Txn
 	bytes   int
 	gates   map[string]*gateSpan
+	limits  map[string]*limiter
 	known   map[storage.Key]bool // documents that have a condition
 }
 
@@ -79,6 +80,7 @@ func (v *view) sealInto(g *group, c *change) {
 		}
 		s.rev, s.val, s.written = g.txn.Rev, gate, true
 	}
+	v.limit(g, c, ops)
 	for _, s := range c.drains {
 		ops.add(dueIndex, drainTimer(s.Agent, s.Ref), v.now.Add(AskAgain))
 	}
@@ -116,6 +118,11 @@ func (v *view) join(c *change) *group {
 			return nil
 		}
 	}
+	for q := range c.limits {
+		if last := v.touched[limitKey(q)]; last != nil && last.place > g.place {
+			return nil
+		}
+	}
 	return g
 }
 
@@ -134,8 +141,9 @@ func (v *view) put(g *group, k storage.Key, old storage.Rev, data []byte) {
 	v.touched[k] = g
 }
 
-// close writes the gates of a group, as its last change left them.
+// close writes the gates and limiters of a group, as its last change left them.
 func (g *group) close(now time.Time) {
+	g.closeLimits()
 	ops := &indexOps{txn: &g.txn}
 	for agent, span := range g.gates {
 		ops.gate(span.before, span.after, now) // before it is encoded: it notes what it lists

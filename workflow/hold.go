@@ -127,5 +127,8 @@ func (e *Engine) beginning(ctx context.Context, v *view, c *change, in Input) (I
 		}
 	}
 	queue, err := e.queueOf(ctx, c, run.Workflow)
+	if err == nil && queue == "" {
+		queue, err = e.readmit(ctx, v, c)
+	}
 	return &Begin{Queue: queue}, err
 }

@@ -42,6 +42,9 @@ func onlyKey(id, version, task string) storage.Key {
 	return storage.Key("only/" + version + "/" + event.MustToken(id) + "/" + event.MustToken(task))
 }
 
+// limitKey names the limiter of a queue.
+func limitKey(queue string) storage.Key { return storage.Key("limit/" + queue) }
+
 // acceptedKey names what is remembered of a task's last attempt; nothing of that name is stored.
 func acceptedKey(run, task string) storage.Key { return storage.Key(run + "|" + task) }
 
@@ -84,6 +87,7 @@ const (
 	timerEmpty    = "x" // x|agent, of lifecycle: its time to drain is over
 	timerSpent    = "l" // l|run|task|attempt: a dead letter was not stored yet
 	timerEarly    = "y" // y|run: nobody has started it, and commands are kept for it
+	timerLimit    = "m" // m|queue: runs that wait for a place in it may begin
 	timerQueue    = "q" // q|queue: runs that wait in it may begin
 	timerEnd      = "e" // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
@@ -104,7 +108,7 @@ func parseTimer(member string) (kind string, ids []string, ok bool) {
 	want := map[string]int{
 		timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1,
 		timerChild: 1, timerKin: 2, timerSpent: 3,
-		timerEarly: 1, timerQueue: 1,
+		timerEarly: 1, timerQueue: 1, timerLimit: 1,
 	}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {
 		return "", nil, false

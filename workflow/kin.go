@@ -11,6 +11,7 @@ import (
 
 // lookAfter does at once what a change has left to be done between parents and children. Should it be lost, the due entries of the same Txn see to it.
 func (e *Engine) lookAfter(c *change) {
+	e.wakeQueue(c)
 	r, before := c.after, c.before
 	if before == nil {
 		before = &Run{}

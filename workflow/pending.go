@@ -29,6 +29,9 @@ func (d *decider) beginOrWait(in *Start) {
 	if !in.Event.Deadline.IsZero() {
 		d.control().Deadline = in.Event.Deadline
 	}
+	if in.Slot != "" {
+		d.control().Slot = in.Slot
+	}
 	if at := in.Event.Begins(d.run.Created); at.After(d.at.Now) {
 		d.control().Begin = at
 		d.run.State = event.RunPending

@@ -85,6 +85,9 @@ func (e *Engine) spawn(ctx context.Context, v *view, c *change) ([]*change, erro
 		if err := e.take(ctx, v, child, in, start, d); err != nil {
 			return nil, err
 		}
+		if err := e.countSlots(ctx, v, child); err != nil {
+			return nil, err
+		}
 		children = append(children, child)
 	}
 	return children, nil
@@ -157,8 +160,16 @@ func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Sp
 	if problem == nil {
 		start.Event.Input, problem, err = e.childInput(ctx, v, c, t, s)
 	}
-	start.Problem = problem
-	return start, err
+	if start.Problem = problem; err != nil {
+		return nil, err
+	}
+	if t.Workflow == nil {
+		return start, nil
+	}
+	if start.Queue, err = e.queueOf(ctx, child, start.Workflow); err != nil {
+		return nil, err
+	}
+	return start, e.admit(ctx, v, child, start)
 }
 
 // childDefinition finds the definition that a child follows.

@@ -115,6 +115,8 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 		return e.drainDue(ctx, ids[0], timerRef(ids), op)
 	case timerEarly:
 		return nil, e.earlyDue(ctx, ids[0], op)
+	case timerLimit:
+		return e.limitDue(ctx, ids[0], op)
 	case timerQueue:
 		return e.queueDue(ctx, ids[0], op)
 	case timerEmpty:
