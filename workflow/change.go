@@ -155,6 +155,13 @@ func (o *indexOps) run(before, after *Run) {
 	}
 	o.queue(before, after)
 	o.timer(func() string { return timer(timerRun, after.ID) }, before.Look, after.Look)
+	if at := pauseTurned(before, after); !at.IsZero() {
+		for i := range after.Tasks {
+			if k := after.Tasks[i].Kids; k != nil && len(k.Active) > 0 {
+				o.add(dueIndex, timer(timerKin, after.ID, after.Tasks[i].ID), at)
+			}
+		}
+	}
 	if after.State.Final() && (!before.State.Final() || after.Parent == nil) { // each that changes it has a version of its own
 		o.add(dueIndex, endTimer(after), after.Ended.Add(AskAgain))
 		if after.Parent == nil {

@@ -142,6 +142,10 @@ type Missing struct {
 // Orphaned says that the task that started this run has ended.
 type Orphaned struct{ Parent ParentRef }
 
+// Held says that the run that started this one is paused, or goes on again.
+type Held struct{ On bool }
+
+func (*Held) input()       {}
 func (*Opened) input()     {}
 func (*ChildEnded) input() {}
 func (*Joined) input()     {}
@@ -355,6 +359,18 @@ func (d *decider) tickChildren(rt *RunTask) {
 	d.changed = true
 }
 
+// held pauses a child with its parent, and lets it go on with it.
+func (d *decider) held(in *Held) {
+	paused := d.run.State == event.RunPaused
+	switch {
+	case d.run.State.Final() || d.run.Parent == nil || paused == in.On:
+	case in.On:
+		d.pause(nil)
+	default:
+		d.resume(nil)
+	}
+}
+
 // orphaned ends a run whose parent has no use for it any more.
 func (d *decider) orphaned(in *Orphaned) {
 	if p := d.run.Parent; d.run.State.Final() || p == nil || p.ID() != in.Parent.ID() {
@@ -403,6 +419,8 @@ func (d *decider) children(in Input) {
 		d.childEnded(in)
 	case *Joined:
 		d.joined(in)
+	case *Held:
+		d.held(in)
 	case *Orphaned:
 		d.orphaned(in)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -318,5 +319,45 @@ func TestChildrenAreListedAndRetired(t *testing.T) {
 	key := storage.Key("run-items/" + subs.Items[0].RunID + "/each/1/0")
 	if docs, err := b.store.Get(t.Context(), key); err != nil || docs[0].Rev != "" {
 		t.Errorf("%s is still there, %v", key, err)
+	}
+}
+
+// A run that is paused starts no more children, those that go on are paused with it, and all go on when it is resumed.
+func TestPauseReachesChildren(t *testing.T) {
+	b := setup(t)
+	began, goOn := make(chan struct{}, 10), make(chan struct{})
+	b.serve(t, "a", []string{"double"}, func(ctx context.Context, task *agent.Task) (any, error) {
+		began <- struct{}{}
+		<-goOn
+		return double(ctx, task)
+	})
+	b.call(t, event.KindWorkflowApply, "map", mapOver("map", workflow.ForEach{MaxParallel: 2}))
+	input, want := doubles(6)
+	run := uuid.NewString()
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "map", Input: input})
+	<-began
+	states := func() (all []event.RunState) {
+		page, err := b.runs.Children(t.Context(), run, "", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range page.Items {
+			all = append(all, page.Items[i].State)
+		}
+		return all
+	}
+	is := func(want ...event.RunState) func() bool { return func() bool { return slices.Equal(states(), want) } }
+	bustest.Eventually(t, "two children go on", is(event.RunRunning, event.RunRunning))
+	b.call(t, event.KindRunPause, run, map[string]string{})
+	bustest.Eventually(t, "both are paused", is(event.RunPaused, event.RunPaused))
+	close(goOn)
+	bustest.Eventually(t, "the task that an agent had begun is taken in", is(event.RunCompleted, event.RunPaused))
+	r, err := b.runs.Run(t.Context(), run)
+	if err != nil || r.State != event.RunPaused || len(began) != 0 {
+		t.Fatalf("the run is %s, %v", event.MustMarshal(r), err)
+	}
+	b.call(t, event.KindRunResume, run, map[string]string{})
+	if r := b.ended(t, run); r.State != event.RunCompleted || string(r.Output) != string(want) {
+		t.Errorf("the run ended as %s", event.MustMarshal(r))
 	}
 }

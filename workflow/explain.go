@@ -290,7 +290,10 @@ func (q *Queries) ExplainRun(ctx context.Context, id string) (*event.RunExplanat
 		}
 	}
 	out.Text = runText(r, out)
-	return out, nil
+	if r.State == event.RunPending {
+		out.Text, err = q.pendingText(ctx, r)
+	}
+	return out, err
 }
 
 // runText says in a sentence or two what a run waits for.
@@ -356,8 +359,8 @@ func waitText(node *Task, t *RunTask) string {
 		text += ": for somebody's approval"
 	case node.Wait != nil && !t.Look.IsZero():
 		return text + " until " + t.Look.UTC().Format(time.RFC3339)
-	case node.Workflow != nil || node.ForEach != nil || node.Loop != nil:
-		text += ": for the runs that it has started"
+	case t.Kids != nil:
+		return t.Kids.text()
 	}
 	if !t.Look.IsZero() {
 		text += ", and is looked at again at " + t.Look.UTC().Format(time.RFC3339)

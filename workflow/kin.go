@@ -36,6 +36,13 @@ func (e *Engine) lookAfter(c *change) {
 			e.goOn(c, old, t)
 		}
 	}
+	if at := pauseTurned(before, r); !at.IsZero() {
+		for i := range r.Tasks {
+			if k := r.Tasks[i].Kids; k != nil && len(k.Active) > 0 {
+				e.inbox.fire(timer(timerKin, r.ID, r.Tasks[i].ID), at)
+			}
+		}
+	}
 	for i := range before.Tasks {
 		if t := &before.Tasks[i]; t.Kids != nil && t.leaves(&RunTask{}) && r.Find(t.ID) == nil {
 			e.inbox.fire(timer(timerKin, r.ID, t.ID), time.Time{})
@@ -168,7 +175,7 @@ func endOfChild(child *Run) *ChildEnded {
 	return end
 }
 
-// kinDue ends the children of a task that ended before them. It is looked at again until all have.
+// kinDue ends the children of a task that ended before them, or pauses and resumes them with it. It is looked at again until all are as they should be.
 func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.IndexOp) ([]*input, error) {
 	e.runs.Forget(runKey(run))
 	r, err := e.remembered(ctx, run)
@@ -184,10 +191,9 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 			return nil, err
 		}
 	}
-	if t == nil || t.Kids == nil || !t.State.Final() {
+	if t == nil || t.Kids == nil {
 		return nothing(op), nil
 	}
-	ref := ParentRef{Run: run, Task: task, Round: t.Attempt}
 	ids := make([]string, len(t.Kids.Active))
 	for i, index := range t.Kids.Active {
 		ids[i] = childID(run, task, t.Attempt, index)
@@ -198,9 +204,13 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 	}
 	var inputs []*input
 	for i, id := range ids {
-		ref.Index = t.Kids.Active[i]
-		if child := v.runs[id].val; child != nil && !child.State.Final() && child.Undoing == nil {
-			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: ref}})
+		child := v.runs[id].val
+		switch {
+		case child == nil || child.State.Final():
+		case t.State.Final() && child.Undoing == nil:
+			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: ParentRef{Run: run, Task: task, Round: t.Attempt, Index: t.Kids.Active[i]}}})
+		case !t.State.Final() && (child.State == event.RunPaused) != (r.State == event.RunPaused):
+			inputs = append(inputs, &input{run: id, in: &Held{On: r.State == event.RunPaused}})
 		}
 	}
 	if len(inputs) == 0 {

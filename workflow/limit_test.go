@@ -131,6 +131,10 @@ func TestConcurrencyInOrder(t *testing.T) {
 		}
 		runs = append(runs, run)
 	}
+	x, err := b.runs.ExplainRun(t.Context(), runs[2])
+	if want := `The run waits for a place: 1 runs of workflow "limited" go on, at most 1 may, and 1 wait before it.`; err != nil || x.Text != want {
+		t.Errorf("it is explained as %v, %v", x, err)
+	}
 	b.call(t, event.KindRunCancel, runs[3], map[string]string{})
 	close(goOn)
 	for i, run := range runs {

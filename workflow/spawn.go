@@ -302,6 +302,18 @@ func (r *Run) depth() int {
 	return 0
 }
 
+// pauseTurned returns when a run that goes on was paused or resumed between two documents of it, as the score of what its children are told by; zero if it was not.
+func pauseTurned(before, after *Run) time.Time {
+	was, is := before.State == event.RunPaused, after.State == event.RunPaused
+	switch {
+	case was == is || after.State.Final():
+		return time.Time{}
+	case is:
+		return after.Control.Paused
+	}
+	return before.Control.Paused.Add(time.Microsecond)
+}
+
 // leaves reports whether a task has ended before its children. One that is no longer in the document has ended too.
 func (t *RunTask) leaves(after *RunTask) bool {
 	kids := after.Kids

@@ -288,6 +288,8 @@ type ledger struct {
 	begun  map[event.AttemptRef]int
 	tasks  map[[2]string]int
 	active map[string]int
+	now    int // tasks that go on
+	most   int // that went on at the same time
 	over   []string
 }
 
@@ -308,6 +310,8 @@ func (l *ledger) enter(agentID string, slots int, ref event.AttemptRef) (leave f
 	ref.Token = ""
 	l.begun[ref]++
 	l.tasks[[2]string{ref.RunID, ref.TaskID}]++
+	l.now++
+	l.most = max(l.most, l.now)
 	if l.active[agentID]++; l.active[agentID] > slots {
 		l.over = append(l.over, fmt.Sprintf("agent %s had %d tasks at once, and %d slots", agentID, l.active[agentID], slots))
 	}
@@ -315,6 +319,7 @@ func (l *ledger) enter(agentID string, slots int, ref event.AttemptRef) (leave f
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.active[agentID]--
+		l.now--
 	}
 }
 
