@@ -46,9 +46,16 @@ func drawn(t *testing.T, p *program) string {
 	return strings.Join(out, " ")
 }
 
-func TestAgentsAreCordonedByIDLabelAndVersion(t *testing.T) {
+func TestCommandsAboutAFleet(t *testing.T) {
 	t.Parallel()
 	p := fleet(t)
+	cordonByIDLabelAndVersion(t, p)
+	sayThatAnAgentIsDrained(t, p)
+	explainWhatWaits(t, p)
+}
+
+func cordonByIDLabelAndVersion(t *testing.T, p *program) {
+	t.Helper()
 	for _, c := range []struct {
 		args, want string
 		code       int
@@ -74,23 +81,22 @@ func TestAgentsAreCordonedByIDLabelAndVersion(t *testing.T) {
 	}
 }
 
-func TestAnAgentSaysThatItIsDrained(t *testing.T) {
-	t.Parallel()
-	p := fleet(t)
+func sayThatAnAgentIsDrained(t *testing.T, p *program) {
+	t.Helper()
 	got := p.run("agent", "drain", "a1", "--deadline", "1h", "--reason", "upgrade")
 	if want := regexp.MustCompile(`(?m)^a1 .* no: it is drained: it takes no new work, and what it holds is handed back at \d{4}-`); !want.MatchString(got.stdout) {
 		t.Errorf("%+v", got)
 	}
 	got = p.run("agent", "get", "a1")
+	defer p.run("agent", "undrain", "a1")
 	if want := regexp.MustCompile(`(?m)^Drained +what it holds is given to others at \d{4}-\S+: upgrade$`); !want.MatchString(got.stdout) {
 		t.Errorf("%+v", got)
 	}
 }
 
 // What nobody can do, why, and what helps: on the screen and for machines.
-func TestExplainWhatWaits(t *testing.T) {
-	t.Parallel()
-	p := fleet(t)
+func explainWhatWaits(t *testing.T, p *program) {
+	t.Helper()
 	file := t.TempDir() + "/w.json"
 	if err := os.WriteFile(file, []byte(`{"id":"w","name":"W","tasks":[{"taskId":"t1","select":{"capability":"work","labels":{"pool":"b"}}}]}`), 0o600); err != nil {
 		t.Fatal(err)
