@@ -21,6 +21,7 @@ type Control struct {
 	Signals  []HeldSignal `json:"signals,omitzero"`  // that no task has waited for yet, in stream order
 	Reruns   int          `json:"reruns,omitzero"`   // how often it was retried or run again
 	Above    int          `json:"above,omitzero"`    // attempts of tasks whose documents were let go had numbers up to this
+	Edits    []Edit       `json:"edits,omitzero"`    // inputs of tasks that were run again
 }
 
 // Command is a command about a run.
@@ -52,6 +53,10 @@ func commandRules(kind event.CommandKind) commandRule {
 		return commandRule{give: (*decider).signal, early: true}
 	case event.KindRunApprove, event.KindRunReject:
 		return commandRule{give: (*decider).approval}
+	case event.KindRunRetry:
+		return commandRule{give: (*decider).retry}
+	case event.KindRunRerun:
+		return commandRule{give: (*decider).rerun}
 	}
 	return commandRule{give: func(d *decider, c *event.RunCommand) {
 		d.refuse(event.CodeNotAllowedNow, "%s is not available in this version", c.Kind)
@@ -89,7 +94,7 @@ func (d *decider) control() *Control {
 		d.run.Control = new(Control)
 	case d.old != nil && d.old.Control == d.run.Control:
 		c := *d.run.Control
-		c.Signals = slices.Clone(c.Signals)
+		c.Signals, c.Edits = slices.Clone(c.Signals), slices.Clone(c.Edits)
 		d.run.Control = &c
 	}
 	d.changed = true

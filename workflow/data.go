@@ -175,9 +175,9 @@ func (r *Run) mayBeApart(def *Definition, id string) bool {
 	return place < 0 || m == markCompleted || m == markFailed
 }
 
-// taskInput is what a task is given: its parameters or, if it has none and the run begins with it, the input of the run. In a definition of the old
+// ownInput is what a task is given that nobody has edited: its parameters or, if it has none and the run begins with it, the input of the run. In a definition of the old
 // kind the input of the run comes first. Its error is errNeeds or one for blame.
-func (d *decider) taskInput(t *Task) (event.Raw, error) {
+func (d *decider) ownInput(t *Task) (event.Raw, error) {
 	in := t.Parameters
 	if d.def.begins(t.TaskID) && (!d.def.graph() || len(in) == 0) {
 		runInput, known := d.input()

@@ -216,7 +216,7 @@ func (d *decider) finish() Decision {
 		d.run.Seq = max(d.run.Seq, d.at.Seq)
 		d.run.Version++
 		if d.run.State.Final() {
-			d.run.Tasks = slices.DeleteFunc(d.run.Tasks, func(t RunTask) bool { return t.State == event.TaskPending })
+			d.dropPending()
 		}
 		d.moveEnded()
 		d.out.Run = d.run
@@ -332,6 +332,9 @@ func (d *Definition) after(t *Task) *Task {
 func (d *decider) reach(t *Task) {
 	rt := d.present(t)
 	rt.Settled, rt.Taken = 0, 0
+	if ctl := d.run.Control; ctl != nil {
+		rt.Attempt = max(rt.Attempt, ctl.Above)
+	}
 	d.changed = true
 	d.enter(t, rt)
 }

@@ -83,6 +83,7 @@ func (t *RunTask) encode(o *event.Object) {
 	o.OptString("waits", t.Waits)
 	o.OptTime("until", t.Until)
 	o.OptString("word", t.Word)
+	o.OptBool("reused", t.Reused)
 	o.OptString("cancel", string(t.Cancel))
 	o.End()
 }

@@ -143,6 +143,7 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 			if err := e.absorb(ctx, v, c, before); err != nil {
 				return err
 			}
+			in.answer = e.outcome(c, in, Decision{}) // what was kept for it is part of what it came to
 		}
 	}
 	if err := e.fillWindows(ctx, v, c); err != nil {

@@ -339,7 +339,7 @@ func shownTime(t time.Time) *time.Time {
 
 func fillTask(s *event.RunTask, t *RunTask, def *Definition) {
 	s.State, s.Attempt, s.AgentID, s.Output, s.Error = t.State, t.Attempt, t.Agent, t.Output, t.Error
-	s.Percent, s.Message, s.Cancel = t.Percent, t.Message, t.Cancel
+	s.Percent, s.Message, s.Cancel, s.Reused = t.Percent, t.Message, t.Cancel, t.Reused
 	if k := t.Kids; k != nil {
 		s.Children = &event.Children{Total: k.Total, Active: len(k.Active), Done: k.Done, Failed: k.Failed}
 	}

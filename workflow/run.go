@@ -94,6 +94,7 @@ type RunTask struct {
 	Waits    string           `json:"waits,omitzero"`    // what it waits for that no agent does
 	Until    time.Time        `json:"until,omitzero"`    // when that wait is over, zero for never
 	Word     string           `json:"word,omitzero"`     // that decided it, of an approval: approve or reject
+	Reused   bool             `json:"reused,omitzero"`   // it ended before the run was run again
 	Cancel   event.CancelWord `json:"cancel,omitzero"`   // what became of the cancel, when it was cancelled while an agent had it
 }
 

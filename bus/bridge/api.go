@@ -56,6 +56,7 @@ func (b *Bridge) newAPI() http.Handler {
 		b.reportRoutes(api)
 		b.workflowRoutes(api)
 		b.runRoutes(api)
+		b.controlRoutes(api)
 		if b.cfg.Schedules != nil {
 			b.scheduleRoutes(api)
 		}

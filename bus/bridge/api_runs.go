@@ -41,6 +41,9 @@ type startBody struct {
 	Labels         map[string]string `json:"labels,omitzero"`
 	Priority       int               `json:"priority,omitzero"`
 	IdempotencyKey string            `json:"idempotencyKey,omitzero" maxLength:"255" doc:"The same key starts the same run, once"`
+	DelaySeconds   float64           `json:"delaySeconds,omitzero" doc:"The run stays pending for so long"`
+	StartAt        time.Time         `json:"startAt,omitzero" doc:"Instead: it stays pending until then"`
+	Deadline       time.Time         `json:"deadline,omitzero" doc:"It fails unless it has ended by then"`
 }
 
 // startInput is a request to start a run.
@@ -141,19 +144,7 @@ func (b *Bridge) getRun(ctx context.Context, in *runInput) (*answer[*event.Run],
 }
 
 func (b *Bridge) cancelRun(ctx context.Context, in *cancelInput) (*answer[*event.Run], error) {
-	body := &event.RunCommand{}
-	if in.Body != nil {
-		body.Reason = in.Body.Reason
-	}
-	c, err := b.toRun(event.KindRunCancel, in.ID, body)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := b.call(ctx, c); err != nil {
-		return nil, err
-	}
-	run, err := b.run(ctx, in.ID)
-	return answerWith(run), err
+	return b.steer(ctx, event.KindRunCancel, in.ID, &event.RunCommand{Reason: in.Body.reason()})
 }
 
 // startRun starts a run of the workflow in the path or, if that is empty, of the one in the body.
@@ -221,6 +212,7 @@ func (in *startInput) command(workflow string) (*event.RunStart, error) {
 	return &event.RunStart{
 		RunID: runID(body.IdempotencyKey), WorkflowID: body.WorkflowID, Version: body.Version, Definition: body.Definition, Input: body.Input,
 		AgentID: body.AgentID, Labels: body.Labels, Priority: body.Priority, IdempotencyKey: body.IdempotencyKey,
+		DelaySeconds: body.DelaySeconds, StartAt: body.StartAt, Deadline: body.Deadline,
 	}, nil
 }
 

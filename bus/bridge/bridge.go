@@ -30,6 +30,8 @@ type RunQueries interface {
 	Runs(ctx context.Context, cursor string, limit int) (event.List[event.Run], error)
 	// Children returns the runs that the tasks of a run have started.
 	Children(ctx context.Context, run, cursor string, limit int) (event.List[event.Run], error)
+	// Approvals returns the places where runs wait for a person's word.
+	Approvals(ctx context.Context, cursor string, limit int) (event.List[event.Approval], error)
 	// Fence returns the highest sequence of StreamWork taken in for a run, 0 if there is no such run.
 	Fence(ctx context.Context, id string) (uint64, error)
 	// Workflow returns a version of a definition; the latest one if version is empty.

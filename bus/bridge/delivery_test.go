@@ -269,6 +269,10 @@ func (anyRuns) Children(context.Context, string, string, int) (event.List[event.
 	return event.List[event.Run]{}, nil
 }
 
+func (anyRuns) Approvals(context.Context, string, int) (event.List[event.Approval], error) {
+	return event.List[event.Approval]{}, nil
+}
+
 func (anyRuns) Runs(context.Context, string, int) (event.List[event.Run], error) {
 	return event.List[event.Run]{}, nil
 }

@@ -71,7 +71,7 @@ func newRoot(a *app) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
 	group(root)
 	root.AddCommand(
-		newAgentCommand(a), newQueueCommand(a), newWorkflowCommand(a), newScheduleCommand(a), newRunCommand(a), newExplainCommand(a), newDeadCommand(a),
+		newAgentCommand(a), newQueueCommand(a), newWorkflowCommand(a), newScheduleCommand(a), newRunCommand(a), newApprovalCommand(a), newExplainCommand(a), newDeadCommand(a),
 		newDevCommand(a), newServeCommand(a), newDoctorCommand(a), newBackupCommand(a), newRestoreCommand(a), newDemoCommand(a), newVersionCommand(a),
 	)
 	addCompletionAndHelp(root)

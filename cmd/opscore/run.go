@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -17,9 +19,12 @@ func newRunCommand(a *app) *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:     "run",
 		Aliases: []string{"runs"},
-		Short:   "Start, show and cancel runs of workflows",
+		Short:   "Start, show and steer runs of workflows",
 	})
-	cmd.AddCommand(newRunStart(a), newRunGet(a), newRunList(a), newRunHistory(a), newRunCancel(a), newRunExplain(a))
+	cmd.AddCommand(newRunStart(a), newRunGet(a), newRunList(a), newRunHistory(a), newRunCancel(a), newRunExplain(a),
+		newRunSwitch(a, "pause", "Give nothing of a run to agents, and stop its clocks"), newRunSwitch(a, "resume", "Let a paused run go on"),
+		newRunSignal(a), newRunDecision(a, "approve", "Approve what a run waits for"), newRunDecision(a, "reject", "Reject what a run waits for"),
+		newRunRetry(a), newRunRerun(a))
 	return cmd
 }
 
@@ -29,6 +34,11 @@ type startOptions struct {
 	input  string
 	labels []string
 	wait   bool
+
+	priority int
+	delay    time.Duration
+	within   time.Duration
+	key      string
 }
 
 func newRunStart(a *app) *cobra.Command {
@@ -52,6 +62,10 @@ the wait; the run itself goes on when the wait ends early.`,
 	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents())
 	flags.StringVar(&o.input, "input", "", "input of the run: a JSON object, @FILE, or @- for standard input")
 	flags.StringArrayVar(&o.labels, "label", nil, "label `k=v` of the run; may be repeated")
+	flags.IntVar(&o.priority, "priority", 0, "priority of its tasks, 0 to 9")
+	flags.DurationVar(&o.delay, "delay", 0, "begin after this `time`")
+	flags.DurationVar(&o.within, "deadline", 0, "the run fails unless it has ended within this `time`")
+	flags.StringVar(&o.key, "idempotency-key", "", "the same `key` starts the same run, once")
 	flags.BoolVar(&o.wait, "wait", false, "wait for the end of the run")
 	return cmd
 }
@@ -96,6 +110,7 @@ the tasks and of the items.`,
 
 func newRunCancel(a *app) *cobra.Command {
 	var reason string
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:               "cancel RUN",
 		Short:             "Cancel a run",
@@ -104,6 +119,9 @@ func newRunCancel(a *app) *cobra.Command {
 		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
 			post := request{method: http.MethodPost, path: apiRoute("runs", args[0], "cancel"), body: event.RunCommand{Reason: reason}}
 			run, err := send[event.Run](ctx, c, post)
+			if err == nil {
+				run, err = cancelSettled(ctx, c, run, wait)
+			}
 			if err != nil {
 				return err
 			}
@@ -111,6 +129,7 @@ func newRunCancel(a *app) *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for people")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait for this `time` until its agents have confirmed that they stopped")
 	return cmd
 }
 
@@ -120,6 +139,10 @@ type startRequest struct {
 	Input      event.Raw         `json:"input,omitzero"`
 	AgentID    string            `json:"agentId,omitzero"`
 	Labels     map[string]string `json:"labels,omitzero"`
+
+	Priority     int       `json:"priority,omitzero"`
+	DelaySeconds float64   `json:"delaySeconds,omitzero"`
+	Deadline     time.Time `json:"deadline,omitzero"`
 }
 
 // startedRun is the answer to a start.
@@ -138,7 +161,10 @@ func (r *startedRun) show(p *sheet) {
 
 // startRun starts a run, and with --wait follows it to its end.
 func (a *app) startRun(ctx context.Context, c *client, workflowID string, o *startOptions) error {
-	body := startRequest{WorkflowID: workflowID, AgentID: o.agent}
+	body := startRequest{WorkflowID: workflowID, AgentID: o.agent, Priority: o.priority, DelaySeconds: o.delay.Seconds()}
+	if o.within > 0 {
+		body.Deadline = time.Now().Add(o.within).UTC()
+	}
 	var err error
 	if body.Input, err = a.runInput(o.input); err != nil {
 		return err
@@ -146,7 +172,7 @@ func (a *app) startRun(ctx context.Context, c *client, workflowID string, o *sta
 	if body.Labels, err = parseLabels(o.labels); err != nil {
 		return err
 	}
-	post := request{method: http.MethodPost, path: apiRoute("runs"), body: body, key: uuid.NewString()}
+	post := request{method: http.MethodPost, path: apiRoute("runs"), body: body, key: cmp.Or(o.key, uuid.NewString())}
 	started, err := send[startedRun](ctx, c, post)
 	if err != nil {
 		return err

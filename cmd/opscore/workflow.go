@@ -21,7 +21,8 @@ func newWorkflowCommand(a *app) *cobra.Command {
 		Aliases: []string{"workflows"},
 		Short:   "Store and show workflows",
 	})
-	cmd.AddCommand(newWorkflowApply(a), newWorkflowValidate(a), newWorkflowSchema(a), newWorkflowList(a), newWorkflowGet(a))
+	cmd.AddCommand(newWorkflowApply(a), newWorkflowValidate(a), newWorkflowSchema(a), newWorkflowList(a), newWorkflowGet(a),
+		newWorkflowSwitch(a, "pause", "Let runs that are started of a workflow wait"), newWorkflowSwitch(a, "resume", "Let them begin"))
 	return cmd
 }
 

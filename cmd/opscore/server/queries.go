@@ -51,6 +51,7 @@ func (s *server) queries() map[string]func(context.Context, query) (any, error) 
 		"workflow.list": func(ctx context.Context, q query) (any, error) { return runs.Workflows(ctx, q.Cursor, q.limit()) },
 		"run.get":       func(ctx context.Context, q query) (any, error) { return runs.Run(ctx, q.ID) },
 		"run.list":      func(ctx context.Context, q query) (any, error) { return runs.Runs(ctx, q.Cursor, q.limit()) },
+		"approval.list": func(ctx context.Context, q query) (any, error) { return runs.Approvals(ctx, q.Cursor, q.limit()) },
 		"run.children":  func(ctx context.Context, q query) (any, error) { return runs.Children(ctx, q.ID, q.Cursor, q.limit()) },
 		"schedule.get":  func(ctx context.Context, q query) (any, error) { return runs.Schedule(ctx, q.ID) },
 		"schedule.list": func(ctx context.Context, q query) (any, error) { return runs.Schedules(ctx, q.Cursor, q.limit()) },
