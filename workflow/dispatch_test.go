@@ -243,6 +243,7 @@ func TestTheEndOfABackoffArmsTheTimerOfTheBreaker(t *testing.T) {
 	}
 	for _, until := range []time.Time{now, {}} { // a sign of life may have ended the back-off before
 		g.Until = until
+		lifecycle.FreeOps(&lifecycle.Gate{Agent: "a"}, g, now) // it is listed as it should be
 		v := &view{now: now.Add(time.Second), gates: map[string]*slot[*lifecycle.Gate]{"a": {val: g}}, touched: make(map[storage.Key]*group)}
 		c := &change{}
 		if !v.backoffOver(c, "a") {
