@@ -242,3 +242,14 @@ func TestARunDoesNotBeginWithAnInputThatDoesNotFit(t *testing.T) {
 		t.Errorf("of the old API: %+v", out)
 	}
 }
+
+func TestARunHasThePriorityOfItsDefinitionUnlessItIsGivenOne(t *testing.T) {
+	t.Parallel()
+	def := decoded(t, `{"id":"d","priority":4,"tasks":[{"taskId":"a","agentCapability":"x"}]}`)
+	for given, want := range map[int]int{0: 4, 7: 7, 99: 9} {
+		start := &Start{Event: &event.RunStart{RunID: "r", Priority: given}, Workflow: "d"}
+		if got := Decide(def, nil, start, At{Now: noon, Stream: noon, Seq: 1}).Run.Priority; got != want {
+			t.Errorf("given %d it is %d, want %d", given, got, want)
+		}
+	}
+}

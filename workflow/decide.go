@@ -268,7 +268,7 @@ func decideStart(def *Definition, old *Run, in *Start, at At) Decision {
 	run := &Run{
 		ID: e.RunID, Workflow: in.Workflow, DefVersion: in.DefVersion, State: event.RunRunning,
 		Agent: e.AgentID, Named: e.AgentID != "", Legacy: e.Legacy, Labels: e.Labels, Hash: in.Hash,
-		Priority: min(max(e.Priority, MinPriority), MaxPriority),
+		Priority: min(max(cmp.Or(e.Priority, def.Priority), MinPriority), MaxPriority),
 		BigInput: len(e.Input) > inlineInput, Created: at.Stream, Parent: in.Parent,
 	}
 	if old != nil {
