@@ -29,7 +29,7 @@ func TestTransitionsTellTheStates(t *testing.T) {
 		told := make(map[string]place)
 		w := &world{
 			t: t, def: def, script: scripts(t, def), now: noon, slots: make(map[slotKey]slotState),
-			applied: make(map[slotKey]bool), moved: make(map[string]*RunTask),
+			applied: make(map[slotKey]bool), moved: make(map[string]*RunTask), docs: make(library),
 		}
 		w.onDecision = func(before *Run, d Decision) {
 			if d.Run == nil {
@@ -53,7 +53,9 @@ func TestTransitionsTellTheStates(t *testing.T) {
 				t.Fatalf("states (-document +timeline): %s", diff)
 			}
 		}
-		w.decide(&Start{Event: starts(t), Workflow: def.ID, DefVersion: "v1", Hash: "h"}, At{Stream: w.now})
+		start := starts(t)
+		start.RunID = runID
+		w.decide(&Start{Event: start, Workflow: def.ID, DefVersion: "v1", Hash: "h"}, At{Stream: w.now})
 		for range rapid.IntRange(0, 40).Draw(t, "steps") {
 			w.step()
 		}

@@ -53,25 +53,27 @@ func (s script) end(def *Definition) (state event.RunState, completed []string) 
 }
 
 func (s script) succeeds(def *Definition, t *Task) bool {
-	retries := 3
+	most := 3
 	for _, r := range []*Retry{def.Retry, t.Retry} {
 		if r != nil && r.Attempts != nil {
-			retries = *r.Attempts
+			most = *r.Attempts
 		}
 	}
-	for n := 0; ; n++ {
-		switch f := s.fate(t.TaskID, n); f {
-		case completes:
+	others := 0
+	if t.OnFailure != nil {
+		others = len(t.OnFailure.Fallback)
+	}
+	for n, retries := 0, most; ; n++ {
+		f := s.fate(t.TaskID, n)
+		switch {
+		case f == completes || f == isLate && retries > 0:
 			return true
-		case failsForGood:
-			return false
-		case fails, isLost, isLate:
-			if retries == 0 {
+		case f == failsForGood || f <= isLate && retries == 0:
+			if others == 0 {
 				return false
 			}
-			if f == isLate {
-				return true
-			}
+			others, retries = others-1, most
+		case f <= isLate:
 			retries--
 		}
 	}
@@ -90,6 +92,7 @@ type attempt struct {
 	agent, instance string
 	ref             event.AttemptRef
 	fate            fate
+	output          string
 	answered        bool // its agent's answer came through
 	over            bool // nothing more is said of it
 }
@@ -124,7 +127,10 @@ type world struct {
 	applied  map[slotKey]bool // attempts whose result changed the run
 	ended    []string         // tasks that completed, in order
 	moved    map[string]*RunTask
-	past     []written // all documents; Decide must not write to them
+	past     []written      // all documents; Decide must not write to them
+	docs     library        // those besides the run
+	values   map[string]int // what tasks bring, in a graph
+	focus    string         // of several active tasks the one that things happen to
 
 	onDecision func(before *Run, d Decision) // may be nil
 }
@@ -140,7 +146,7 @@ const runID = "run-1"
 func newWorld(t *rapid.T, def *Definition, s script, start *event.RunStart) *world {
 	w := &world{
 		t: t, def: def, script: s, now: noon,
-		slots: make(map[slotKey]slotState), applied: make(map[slotKey]bool), moved: make(map[string]*RunTask),
+		slots: make(map[slotKey]slotState), applied: make(map[slotKey]bool), moved: make(map[string]*RunTask), docs: make(library),
 	}
 	start.RunID = runID
 	w.seq++
@@ -154,8 +160,8 @@ func (w *world) decide(in Input, at At) Decision {
 	at.Random = rapid.Float64Range(0, 0.999).Draw(w.t, "random")
 	before := w.run
 	image := event.MustMarshal(before)
-	d := Decide(w.def, before, in, at)
-	if again := Decide(w.def, before, in, at); !reflect.DeepEqual(d, again) {
+	d := w.docs.decide(w.def, before, in, at)
+	if again := w.docs.decide(w.def, before, in, at); !reflect.DeepEqual(d, again) {
 		w.t.Fatalf("the same input was decided in two ways: %s", cmp.Diff(d, again))
 	}
 	if !bytes.Equal(image, event.MustMarshal(before)) {
@@ -198,9 +204,7 @@ func (w *world) take(in Input, d Decision) {
 			w.applied[key] = true
 		}
 	}
-	if w.run != nil && d.Run.Completed > w.run.Completed {
-		w.ended = append(w.ended, d.Ended)
-	}
+	w.noteCompleted(d)
 	for i := range d.Moved {
 		t := &d.Moved[i]
 		if w.moved[t.ID] != nil {
@@ -215,6 +219,19 @@ func (w *world) take(in Input, d Decision) {
 		w.run = new(Run)
 		if err := event.Unmarshal(image, w.run); err != nil {
 			w.t.Fatal(err)
+		}
+	}
+}
+
+// noteCompleted notes the tasks that completed with a decision.
+func (w *world) noteCompleted(d Decision) {
+	for _, t := range slices.Concat(d.Moved, d.Run.Tasks) {
+		before := &RunTask{}
+		if w.run != nil {
+			before = w.run.at(0, t.ID)
+		}
+		if t.State == event.TaskCompleted && before.State != event.TaskCompleted {
+			w.ended = append(w.ended, t.ID)
 		}
 	}
 }
@@ -293,6 +310,9 @@ func (w *world) checkTimers() {
 	}
 	waits := false
 	for _, t := range w.run.Tasks {
+		if t.State == event.TaskPending {
+			continue
+		}
 		waits = waits || !t.State.Final()
 		if ready := t.State == event.TaskReady; ready != (t.Class != "") {
 			w.t.Fatalf("task %s is %s in class %q", t.ID, t.State, t.Class)
@@ -319,22 +339,52 @@ func (w *world) checkTimers() {
 	}
 }
 
-// active returns the task that has not ended, nil if there is none.
+// active returns the task that things happen to, nil if none is active.
 func (w *world) active() *RunTask {
-	i := slices.IndexFunc(w.run.Tasks, func(t RunTask) bool { return !t.State.Final() })
-	if i < 0 {
-		return nil
+	var first *RunTask
+	for i := range w.run.Tasks {
+		t := &w.run.Tasks[i]
+		switch {
+		case t.State.Final() || t.State == event.TaskPending:
+		case t.ID == w.focus:
+			return t
+		case first == nil:
+			first = t
+		}
 	}
-	return &w.run.Tasks[i]
+	return first
 }
 
-// current returns what an agent knows of the last attempt of the active task, nil if there is none.
+// current returns what an agent knows of the last attempt of that task, nil if there is none.
 func (w *world) current() *attempt {
 	t := w.active()
 	if t == nil || t.Attempt == 0 {
 		return nil
 	}
-	return w.attempts[len(w.attempts)-1]
+	return w.last(t.ID)
+}
+
+// last returns what an agent knows of the last attempt of a task, nil if there is none.
+func (w *world) last(task string) *attempt {
+	for _, a := range slices.Backward(w.attempts) {
+		if a.ref.TaskID == task {
+			return a
+		}
+	}
+	return nil
+}
+
+// look turns to any of the active tasks.
+func (w *world) look() {
+	var ids []string
+	for _, t := range w.run.Tasks {
+		if !t.State.Final() && t.State != event.TaskPending {
+			ids = append(ids, t.ID)
+		}
+	}
+	if len(ids) > 1 {
+		w.focus = rapid.SampledFrom(ids).Draw(w.t, "looks at")
+	}
 }
 
 // assign gives the ready task to an agent.
@@ -362,7 +412,17 @@ func (w *world) assign() {
 	}
 	w.attempts = append(w.attempts, &attempt{
 		agent: agent, instance: "p1", ref: ref, fate: w.script.fate(t.ID, n), answered: rapid.Bool().Draw(w.t, "answered"),
+		output: w.output(t.ID, agent),
 	})
+}
+
+// output is what an agent brings.
+func (w *world) output(task, agent string) string {
+	n, ok := w.values[task]
+	if !ok {
+		return `{"by":"` + agent + `"}`
+	}
+	return fmt.Sprintf(`{"n":%d,"pad":%s}`, n, big(rapid.SampledFrom([]int{0, 2 * inlineOutput}).Draw(w.t, "pad")))
 }
 
 // publish puts an event into the stream.
@@ -380,7 +440,7 @@ func (a *attempt) progress() event.Event {
 }
 
 func (a *attempt) result(f fate) event.Event {
-	r := &event.Result{AttemptRef: a.ref, Instance: a.instance, Status: event.StatusCompleted, Output: event.Raw(`{"by":"` + a.agent + `"}`)}
+	r := &event.Result{AttemptRef: a.ref, Instance: a.instance, Status: event.StatusCompleted, Output: event.Raw(a.output)}
 	if f == fails || f == failsForGood {
 		retryable := f == fails
 		r.Status, r.Output, r.Error = event.StatusFailed, nil, &event.TaskError{Code: "broke", Message: "it broke", Retryable: &retryable}
@@ -398,7 +458,7 @@ func (w *world) speak(a *attempt) {
 	case completes, fails, failsForGood:
 		w.publish(a, a.result(a.fate))
 	case isRejected, isUnheard:
-		if t := w.active(); t.State == event.TaskRunning {
+		if w.run.Find(a.ref.TaskID).State == event.TaskRunning {
 			a.fate = isReplaced // whoever accepted cannot reject
 			w.tell(&Gone{Ref: a.ref})
 			return
@@ -476,7 +536,11 @@ func (w *world) intake() time.Time {
 
 // advance moves the clock. Whoever still has something to say of an attempt says it before its time is over.
 func (w *world) advance(to time.Time) {
-	if a, t := w.current(), w.active(); t != nil && t.held() && a.mayspeak() {
+	for _, t := range w.run.Tasks {
+		a := w.last(t.ID)
+		if t := w.run.Find(t.ID); t == nil || !t.held() || !a.mayspeak() {
+			continue
+		}
 		deadline := t.Lease
 		if t.State == event.TaskAssigned && t.AcceptBy.Before(deadline) {
 			deadline = t.AcceptBy
@@ -485,7 +549,9 @@ func (w *world) advance(to time.Time) {
 			w.speak(a)
 		}
 	}
-	w.now = to
+	if to.After(w.now) {
+		w.now = to
+	}
 }
 
 // tick fires the timer of the active task.
@@ -509,6 +575,7 @@ func (w *world) tick() {
 
 // step lets one thing happen, by chance.
 func (w *world) step() {
+	w.look()
 	t, a := w.active(), w.current()
 	type move struct {
 		name string
