@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"slices"
+	"time"
 
 	"github.com/opspawn/opscore/bus/event"
 )
@@ -72,6 +73,7 @@ func (d *decider) undoFirst(state event.RunState, why *event.TaskError) bool {
 		return false
 	}
 	d.run.Undoing = &Undoing{State: state, Error: why}
+	d.run.Look = time.Time{}
 	d.run.Waits, d.ended, d.met = 0, nil, nil
 	d.out.Cause = "compensating"
 	d.changed = true

@@ -212,6 +212,7 @@ func (d *decider) finish() Decision {
 		return Decision{Need: d.out.Need}
 	}
 	if d.changed {
+		d.askClock()
 		d.stand()
 		d.run.Seq = max(d.run.Seq, d.at.Seq)
 		d.run.Version++

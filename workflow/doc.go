@@ -4,7 +4,7 @@
 // # Words
 //
 // A [Definition] is a workflow as data; its version is its content ([VersionOf]), so a run is pinned to what it began with. A [Run] is one
-// execution of it. Its tasks become ready one after the other; a ready task waits in the queue of its selector class, which is the
+// execution of it. Its tasks become ready one after the other, or as the edges of a graph meet; a ready task waits in the queue of its selector class, which is the
 // agent it must go to, or the capability, versions and labels it asks for ([Selector]). To give it to an agent is an attempt, and run, task, number and token of the attempt are the fence
 // of all that is said about it. The attempt holds a slot in the gate of its agent.
 //
@@ -25,6 +25,7 @@
 //
 //	run/RUN                        Run: its active tasks, and ended ones while the definition has at most 100
 //	run-input/RUN                  the input, when it is over 1 KiB
+//	run-result/RUN                 the output of a run whose definition says what it is, when it is over 1 KiB
 //	run-task/RUN/TASK              RunTask: an ended task of a definition with more than 100
 //	run-output/RUN/TASK/ATTEMPT    an output over 1 KiB
 //	run-items/RUN/TASK/ROUND/PAGE  a hundred items of a forEach
@@ -266,4 +267,84 @@
 //	timer of a legacy run                 none       refused: unknown_run
 //	                                      running    failed; slot drains
 //	                                      others     -
+//
+// # When a task of a graph begins
+//
+// Three edges lead to the task. A later edge into a task that has begun, or was skipped, changes nothing.
+//
+//	EDGES                                       JOIN    TASK IS
+//	3 taken, 0 not, 0 open                      any     ready
+//	3 taken, 0 not, 0 open, when does not hold  any     skipped
+//	2 taken, 1 not, 0 open                      any     ready
+//	2 taken, 0 not, 1 open                      all     pending
+//	                                            others  ready
+//	1 taken, 2 not, 0 open                      2       skipped
+//	                                            others  ready
+//	1 taken, 1 not, 1 open                      any     ready
+//	                                            others  pending
+//	1 taken, 0 not, 2 open                      any     ready
+//	                                            others  pending
+//	0 taken, 3 not, 0 open                      any     skipped
+//	0 taken, 2 not, 1 open                      any     pending
+//	0 taken, 1 not, 2 open                      any     pending
+//	0 taken, 0 not, 3 open                      any     pending
+//
+// # What follows from a failure
+//
+// A task that can be undone has completed before. What has failed for good is tried by the next fallback; then the task has failed, and with
+// it the run unless onFailure says how it goes on.
+//
+//	TASK HAS                             ONFAILURE SAYS  TASK IS
+//	failed, a retry is left              any             retrying
+//	failed, no retry is left             fallback        ready for the fallback
+//	                                     taskId          failed, taskId begins
+//	                                     continue        failed, goes on
+//	                                     nothing         failed, run undoes and fails
+//	failed, with a code of nonRetryable  fallback        ready for the fallback
+//	                                     taskId          failed, taskId begins
+//	                                     continue        failed, goes on
+//	                                     nothing         failed, run undoes and fails
+//	failed, not retryable                fallback        ready for the fallback
+//	                                     taskId          failed, taskId begins
+//	                                     continue        failed, goes on
+//	                                     nothing         failed, run undoes and fails
+//	not taken in time                    fallback        ready for the fallback
+//	                                     taskId          failed, taskId begins
+//	                                     continue        failed, goes on
+//	                                     nothing         failed, run undoes and fails
+//	its parameters have no value         taskId          failed, taskId begins
+//	                                     continue        failed, goes on
+//	                                     others          failed, run undoes and fails
+//
+// # What the clocks of a task do
+//
+// Each clock has 20 s, the run a minute; a retry is left. A clock that stands because the run is paused goes on where it stood.
+//
+//	CLOCK                       TASK IS   RESULT
+//	queueSeconds are over       ready     run failed: queue_timeout
+//	                            assigned  retrying: not_accepted
+//	                            others    -
+//	… intake behind             any       -
+//	… paused before             assigned  retrying: not_accepted
+//	                            others    -
+//	acceptSeconds are over      assigned  retrying: not_accepted
+//	                            others    -
+//	… intake behind             any       -
+//	… paused before             assigned  retrying: not_accepted
+//	                            others    -
+//	runSeconds are over         assigned  retrying: not_accepted
+//	                            running   retrying: attempt_timeout
+//	                            others    -
+//	… intake behind             any       -
+//	… paused before             assigned  retrying: not_accepted
+//	                            others    -
+//	progressSeconds are over    assigned  retrying: not_accepted
+//	                            running   retrying: timeout
+//	                            others    -
+//	… intake behind             any       -
+//	… paused before             assigned  retrying: not_accepted
+//	                            others    -
+//	runTimeoutSeconds are over  any       run failed: run_timeout
+//	… intake behind             any       -
+//	… paused before             any       -
 package workflow

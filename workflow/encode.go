@@ -38,6 +38,7 @@ func (r *Run) encode() []byte {
 	o.OptInt("story", int64(r.Story))
 	o.OptRaw("output", r.Output)
 	o.OptBool("bigOutput", r.BigOutput)
+	o.OptValue("asks", r.Asks != nil, r.Asks)
 	o.OptValue("undo", r.Undo != nil, r.Undo)
 	o.OptValue("undoing", r.Undoing != nil, r.Undoing)
 	o.OptValue("marks", r.Marks != nil, r.Marks)

@@ -49,6 +49,8 @@ func fill(t *rapid.T, v reflect.Value) {
 			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.Uint64Range(0, 1<<53), 0, 3).Draw(t, name)))
 		case []int:
 			f.Set(reflect.ValueOf(rapid.SliceOfN(rapid.Int(), 0, 3).Draw(t, name)))
+		case *Asks:
+			f.Set(reflect.ValueOf(&Asks{Since: time.UnixMicro(7).UTC(), Ms: 3}))
 		case *Undoing:
 			f.Set(reflect.ValueOf(&Undoing{State: event.RunFailed, Error: &event.TaskError{Code: "c"}, Failed: []NotUndone{{TaskID: "a"}}, Missed: 1}))
 		case []byte:

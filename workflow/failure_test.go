@@ -219,3 +219,31 @@ func TestAnAttemptHasOnlySoLongInAll(t *testing.T) {
 		t.Errorf("after %s: %s", s.now.Sub(noon), event.MustMarshal(a))
 	}
 }
+
+func TestARunHasOnlySoLongInAllButPeopleMayTakeTheirTime(t *testing.T) {
+	t.Parallel()
+	s := tell(t, `{"id":"d","runTimeoutSeconds":100,"tasks":[{"taskId":"a","agentCapability":"c"},
+		{"taskId":"ask","dependsOn":["a"],"approval":{}},{"taskId":"b","agentCapability":"c","dependsOn":["ask"]}]}`, &event.RunStart{})
+	if want := noon.Add(100 * time.Second); !s.run.Look.Equal(want) {
+		t.Fatalf("its timer is %s, want %s", s.run.Look, want)
+	}
+	s.now = noon.Add(30 * time.Second)
+	s.does("a")
+	if !s.run.Look.IsZero() {
+		t.Fatalf("while it waits for a person its timer is %s", s.run.Look)
+	}
+	s.now = noon.Add(time.Hour)
+	s.put(&Command{RunCommand: &event.RunCommand{Kind: event.KindRunApprove, RunID: runID, TaskID: "ask"}})
+	if want := s.now.Add(70 * time.Second); s.task("ask").State != event.TaskCompleted || !s.run.Look.Equal(want) {
+		t.Fatalf("after the approval its timer is %s, want %s: %s", s.run.Look, want, event.MustMarshal(s.run))
+	}
+	s.now = s.run.Look
+	s.put(&Tick{Intake: noon})
+	if s.run.State != event.RunRunning {
+		t.Fatalf("while intake is behind it %s", s.run.State)
+	}
+	s.now = s.run.Look
+	if s.put(&Tick{Intake: s.now}); s.run.State != event.RunFailed || s.run.Error.Code != "run_timeout" {
+		t.Errorf("after its time it is %s: %v", s.run.State, s.run.Error)
+	}
+}

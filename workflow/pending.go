@@ -72,12 +72,14 @@ func (d *decider) itsTurn(in *Begin) {
 func (d *decider) limit() time.Time {
 	var limit time.Time
 	switch {
+	case d.run.Undoing != nil:
+		return limit
 	case d.run.Legacy:
 		limit = d.run.endsBy()
 	case d.def.RunTimeoutSeconds > 0 && !d.run.pending():
-		limit = d.run.began().Add(span(d.def.RunTimeoutSeconds) + d.run.stood())
+		limit = d.run.began().Add(span(d.def.RunTimeoutSeconds) + d.run.stood() + d.run.Asks.lasted())
 	}
-	if d.run.State == event.RunPaused {
+	if d.run.State == event.RunPaused || d.run.Asks.open() && !d.run.Legacy {
 		limit = time.Time{}
 	}
 	if ctl := d.run.Control; ctl != nil && !ctl.Deadline.IsZero() && (limit.IsZero() || ctl.Deadline.Before(limit)) {

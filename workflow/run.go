@@ -39,6 +39,7 @@ type Run struct {
 	Story      int               `json:"story,omitzero"`     // transitions in its timeline so far
 	Output     event.Raw         `json:"output,omitzero"`    // of a definition that says what it is
 	BigOutput  bool              `json:"bigOutput,omitzero"` // it is in a document of its own
+	Asks       *Asks             `json:"asks,omitzero"`      // of a run with a time limit: how long it has waited for people
 	Undo       []int             `json:"undo,omitzero"`      // places of the tasks that can be undone, in the order in which they completed
 	Undoing    *Undoing          `json:"undoing,omitzero"`   // the run has failed or was cancelled, and undoes what it has done
 	Marks      []byte            `json:"marks,omitzero"`     // of a large graph: how far each task has come, half a byte each in the order of the definition

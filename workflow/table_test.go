@@ -29,6 +29,9 @@ func TestTheTablesOfTheDocumentationAreTrue(t *testing.T) {
 		{"# What happens to an attempt", attemptTable(t)},
 		{"# What the way to an agent changes", deliveryTable(t)},
 		{"# What happens to a run", runTable(t)},
+		{"# When a task of a graph begins", joinTable(t)},
+		{"# What follows from a failure", failureTable(t)},
+		{"# What the clocks of a task do", clockTable(t)},
 	} {
 		got = replaceTable(t, got, table.heading, table.text)
 	}
