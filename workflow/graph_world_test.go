@@ -188,8 +188,12 @@ func (p *plot) ways(t *rapid.T, task *Task, before, after []string) {
 		next := rapid.SampledFrom(after).Draw(t, "next")
 		task.NextTaskID = &next
 	case 1:
-		for _, to := range rapid.SliceOfNDistinct(rapid.SampledFrom(after), 1, min(3, len(after)), rapid.ID).Draw(t, "cases") {
-			v := rapid.IntRange(-1, 3).Draw(t, "of value")
+		cases := rapid.SliceOfNDistinct(rapid.SampledFrom(after), 1, min(3, len(after)), rapid.ID).Draw(t, "cases")
+		for i, to := range cases {
+			v := rapid.IntRange(0, 3).Draw(t, "of value")
+			if i == len(cases)-1 && rapid.Bool().Draw(t, "else") {
+				v = -1
+			}
 			p.cases[task.TaskID] = append(p.cases[task.TaskID], v)
 			one := Case{TaskID: to}
 			if v >= 0 {
@@ -214,6 +218,15 @@ func (p *plot) ways(t *rapid.T, task *Task, before, after []string) {
 func (p *plot) finish(t *rapid.T, def *Definition) {
 	for i := range def.Tasks {
 		task := &def.Tasks[i]
+		edges := 0
+		for j := range def.Tasks {
+			if is, _, _ := p.edge(&def.Tasks[j], task, nil); is {
+				edges++
+			}
+		}
+		if string(task.Join) > fmt.Sprint(edges) || edges == 0 {
+			task.Join = nil // Check refuses what can never be met
+		}
 		if sure := len(task.DependsOn) > 0 && (task.Join == nil || string(task.Join) == `"all"`); sure && rapid.IntRange(0, 2).Draw(t, "when") == 0 {
 			c := premise{task: task.DependsOn[0], more: rapid.IntRange(0, 3).Draw(t, "more than"), safe: rapid.Bool().Draw(t, "safe")}
 			if of := def.Tasks[slices.IndexFunc(def.Tasks, func(t Task) bool { return t.TaskID == c.task })]; of.AgentCapability == "" {
