@@ -65,17 +65,17 @@ func failureTable(t *testing.T) string {
 		{"its parameters have no value", `"parameters":{"x":"${{ input.none }}"}`, func(*story) {}},
 	}
 	policies := []struct{ name, json string }{
-		{"nothing", `{}`},
-		{"fallback", `{"fallback":[{"capability":"spare"}]}`},
-		{"taskId", `{"taskId":"mend"}`},
-		{"continue", `{"continue":true}`},
+		{"nothing", ``},
+		{"fallback", `"onFailure":{"fallback":[{"capability":"spare"}]},`},
+		{"taskId", `"onFailure":{"taskId":"mend"},`},
+		{"continue", `"onFailure":{"continue":true},`},
 	}
 	rows := make([]row, len(events))
 	for i, e := range events {
 		rows[i].event = e.name
 		for _, p := range policies {
 			s := tell(t, `{"id":"d","tasks":[{"taskId":"done","agentCapability":"c","compensate":{}},
-				{"taskId":"a","agentCapability":"c","dependsOn":["done"],"onFailure":`+p.json+`,`+e.task+`},
+				{"taskId":"a","agentCapability":"c","dependsOn":["done"],`+p.json+e.task+`},
 				{"taskId":"next","agentCapability":"c","dependsOn":["a"]},{"taskId":"mend","agentCapability":"c","dependsOn":["a"]}]}`, &event.RunStart{})
 			s.does("done")
 			e.do(s)
