@@ -176,11 +176,10 @@ func TestPausesAreLevel(t *testing.T) {
 		}
 	}
 	var full pauses
-	ok := true
 	for i := range maxPauses {
-		full, ok = full.with(fmt.Sprint(i), pause{On: i > 0, Seq: uint64(i + 1), At: at.Add(time.Duration(i))})
+		full, _ = full.with(fmt.Sprint(i), pause{On: i > 0, Seq: uint64(i + 1), At: at.Add(time.Duration(i))})
 	}
-	full, ok = full.with("code", on)
+	full, ok := full.with("code", on)
 	if _, known := full.Queues["0"]; !ok || known || len(full.Queues) != maxPauses {
 		t.Errorf("the one that is not paused was kept: %v, %d queues", known, len(full.Queues))
 	}
