@@ -30,6 +30,9 @@ func (e *Engine) fireTimers(ctx context.Context) error {
 			continue
 		}
 		err := e.fireDue(ctx)
+		if err != nil {
+			e.intake.read(time.Now(), time.Time{}, err) // no time passes for others while the store or NATS cannot be read
+		}
 		if err != nil && ctx.Err() == nil && !down {
 			e.cfg.Log.Warn("timers stand still", "err", err)
 		}
@@ -55,6 +58,7 @@ func (e *Engine) fireDue(ctx context.Context) error {
 			return fmt.Errorf("read due timers: %w", err)
 		}
 		if len(entries) == 0 {
+			e.intake.back(now)
 			return nil
 		}
 		at, err := e.cfg.Bus.IntakeTime(ctx, now)
@@ -343,17 +347,30 @@ func (c *intakeClock) read(now, at time.Time, err error) {
 		}
 		return
 	}
-	if !c.down.IsZero() {
-		c.outages = append(c.outages, outage{c.down, now})
-		if len(c.outages) > maxOutages {
-			c.outages = c.outages[1:]
-		}
-		c.down = time.Time{}
-	}
+	c.ended(now)
 	c.at = at
 }
 
-// since returns the intake time for an attempt: without the outages since it was assigned or last heard of.
+// back notes that what could not be read can be read again, when nothing is due for which the intake time would be asked.
+func (c *intakeClock) back(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended(now)
+}
+
+// ended closes the outage that goes on, if there is one.
+func (c *intakeClock) ended(now time.Time) {
+	if c.down.IsZero() {
+		return
+	}
+	c.outages = append(c.outages, outage{c.down, now})
+	if len(c.outages) > maxOutages {
+		c.outages = c.outages[1:]
+	}
+	c.down = time.Time{}
+}
+
+// since returns the intake time for a task, or with an empty id for the run: without the outages since it became ready, was assigned or last heard of.
 func (c *intakeClock) since(r *Run, taskID string, now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -361,12 +378,12 @@ func (c *intakeClock) since(r *Run, taskID string, now time.Time) time.Time {
 	if at.IsZero() || at.After(now) {
 		at = now
 	}
-	t := r.Find(taskID)
-	if t == nil {
-		return at
+	begun := r.began()
+	if t := r.Find(taskID); t != nil {
+		begun = later(t.Renewed, t.Ready)
 	}
 	for _, o := range c.outages {
-		if from := later(o.from, later(t.Renewed, t.Ready)); o.to.After(from) {
+		if from := later(o.from, begun); o.to.After(from) {
 			at = at.Add(-o.to.Sub(from) - outageGrace)
 		}
 	}
