@@ -46,6 +46,7 @@ var benchmarks = []struct {
 	{"runs", benchRuns},
 	{"chain", benchChain},
 	{"maps", benchMaps},
+	{"timers", benchTimers},
 	{"latency", benchLatency},
 	{"http", benchHTTP},
 	{"memory", benchMemory},
