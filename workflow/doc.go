@@ -29,6 +29,7 @@
 //	run-task/RUN/TASK              RunTask: an ended task of a definition with more than 100
 //	run-output/RUN/TASK/ATTEMPT    an output over 1 KiB
 //	run-items/RUN/TASK/ROUND/PAGE  a hundred items of a forEach
+//	limit/QUEUE                    how many runs of a definition with a limit go on, of those with the same key, and how many wait in pending/QUEUE
 //	workflow/ID                    which version of a definition is the latest
 //	workflow-version/VERSION/ID    a definition; never changes
 //	schedule/ID                    Schedule: when runs are started by the clock, and how far that was judged
@@ -58,7 +59,8 @@
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
 //	                p|run                      a child that has ended, until its parent has taken that in
-//	                c|run|task                 a task that has ended before its children, until they have
+//	                c|run|task                 a task that has ended before its children, until they have; or was paused or resumed
+//	                m|queue                    a limiter that has room, while runs wait for it
 //	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
 //	                x|agent                    of lifecycle: an agent whose time to drain is over
 //	                e|agent|run|task|attempt|seq
