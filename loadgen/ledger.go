@@ -58,6 +58,7 @@ type FoundRun struct {
 	Due   bool   // a timer is set for it, or one of its tasks waits in a queue
 	Waits string // what it waits for, in words, unless it has ended
 	Tasks []FoundTask
+	Child bool // a run that was started by a task of another: nobody else has asked for it, so it is not counted
 }
 
 // FoundTask is one task of a run.

@@ -56,6 +56,9 @@ func (a *auditor) edge(n uint64, e sent, kind Kind) {
 
 // ends judges whether a run has ended, or still can.
 func (a *auditor) ends(id string, r *FoundRun) {
+	if r.Child && r.State.Final() {
+		return
+	}
 	switch r.State {
 	case event.RunCompleted:
 		a.ledger.Runs.Completed++
@@ -67,7 +70,9 @@ func (a *auditor) ends(id string, r *FoundRun) {
 		a.ledger.Runs.Cancelled++
 		return
 	}
-	a.ledger.Runs.GoingOn++
+	if !r.Child {
+		a.ledger.Runs.GoingOn++
+	}
 	switch {
 	case !r.Due:
 		a.add(&a.ledger.Stuck, findingStuck, "run %s is %s, and nothing is due for it: it waits for %s", id, r.State, r.Waits)

@@ -84,6 +84,35 @@ func familiesOf(run string, t *RunTask) []family {
 	return list
 }
 
+// ChildIDs returns the ids of the runs that the tasks in the document have started; those of tasks that have left it are not among them.
+func (r *Run) ChildIDs() []string {
+	var ids []string
+	for i := range r.Tasks {
+		for _, f := range familiesOf(r.ID, &r.Tasks[i]) {
+			for index := range f.count {
+				ids = append(ids, childID(f.run, f.task, f.round, index))
+			}
+		}
+	}
+	return ids
+}
+
+// WaitsFor returns the limiter that the run waits for a place of, empty if it waits for none.
+func (r *Run) WaitsFor() string {
+	if q := r.slot(); r.waitsFor(q) {
+		return q
+	}
+	return ""
+}
+
+// Holds returns the limiter of which the run has a place, empty if it has none.
+func (r *Run) Holds() string {
+	if q := r.slot(); r.holds(q) {
+		return q
+	}
+	return ""
+}
+
 // itemPages names the documents that may hold the items of these children.
 func itemPages(families []family) []storage.Key {
 	var keys []storage.Key

@@ -111,7 +111,9 @@ func (r *reader) each(ctx context.Context, index storage.Index, do func(storage.
 	}
 }
 
+// readRuns reads runs, and those that their tasks have started when it sees them for the first time.
 func (r *reader) readRuns(ctx context.Context, ids []string) error {
+	var children []string
 	for part := range slices.Chunk(ids, page) {
 		keys := make([]storage.Key, len(part))
 		for i, id := range part {
@@ -130,9 +132,18 @@ func (r *reader) readRuns(ctx context.Context, ids []string) error {
 				return fmt.Errorf("document %s: %w", d.Key, err)
 			}
 			r.runs[part[i]].doc = doc
+			for _, id := range doc.ChildIDs() {
+				if r.runs[id] == nil {
+					r.runs[id] = new(seenRun)
+					children = append(children, id)
+				}
+			}
 		}
 	}
-	return nil
+	if len(children) == 0 {
+		return nil
+	}
+	return r.readRuns(ctx, children)
 }
 
 // readDue notes for which runs something is due: a timer of the run or one of its tasks, or a task that waits in a queue.
@@ -188,16 +199,28 @@ func (r *reader) dueBefore(t time.Time) bool {
 func (r *reader) found(ctx context.Context) (map[string]*loadgen.FoundRun, error) {
 	queries := workflow.NewQueries(r.store)
 	found := make(map[string]*loadgen.FoundRun, len(r.runs))
+	held := make(map[string]bool) // limiters of which a run has a place that it will give back
+	for _, run := range r.runs {
+		if run.doc != nil {
+			held[run.doc.Holds()] = true
+		}
+	}
 	for id, run := range r.runs {
 		if run.doc == nil {
 			continue
 		}
-		f := &loadgen.FoundRun{N: numberIn(run.doc.Input), State: run.doc.State, Tasks: make([]loadgen.FoundTask, len(run.doc.Tasks))}
+		f := &loadgen.FoundRun{State: run.doc.State, Tasks: make([]loadgen.FoundTask, len(run.doc.Tasks)), Child: run.doc.Parent != nil}
+		if !f.Child {
+			f.N = numberIn(run.doc.Input)
+		}
 		for i, t := range run.doc.Tasks {
 			f.Tasks[i] = loadgen.FoundTask{TaskID: t.ID, State: t.State, Attempt: t.Attempt, AgentID: t.Agent}
 		}
 		if !f.State.Final() {
 			_, f.Due = r.due[id]
+			if q := run.doc.WaitsFor(); q != "" && held[q] {
+				f.Due = true
+			}
 			f.Waits = waits(ctx, queries, id)
 		}
 		found[id] = f

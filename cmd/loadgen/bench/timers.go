@@ -21,7 +21,7 @@ const (
 	timersNear = 2_000
 	nearRate   = 500             // started a second
 	nearWait   = 3 * time.Second // until they are due
-	quietTime   = 10 * time.Second
+	quietTime  = 10 * time.Second
 )
 
 // benchTimers lets runs wait for an hour, looks what that costs while nothing else happens, and how late others are called that wait for seconds among them.
