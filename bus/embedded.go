@@ -165,6 +165,18 @@ func (e *Embedded) Shutdown() {
 	}
 }
 
+// RemoveData removes the folder of a server that was shut down. The server may still write a file or two into it for a moment after it has said that it is
+// down, so removing is tried again for a second.
+func RemoveData(dir string) error {
+	for try := 1; ; try++ {
+		err := os.RemoveAll(dir)
+		if err == nil || try == 20 {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // serverLog writes the server's lines to slog.
 type serverLog struct {
 	log  *slog.Logger

@@ -35,9 +35,25 @@ func ListeningServer(tb testing.TB) *bus.Embedded {
 	return start(tb, "127.0.0.1:0")
 }
 
+// Dir makes a folder for a server that runs in this process, and removes it at the end of the test. Unlike the folder of [testing.TB.TempDir] it may be written
+// to for a moment after the server was shut down.
+func Dir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "opscore-test-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := bus.RemoveData(dir); err != nil {
+			tb.Error(err)
+		}
+	})
+	return dir
+}
+
 func start(tb testing.TB, addr string) *bus.Embedded {
 	tb.Helper()
-	s, err := bus.StartEmbedded(bus.EmbeddedConfig{Dir: tb.TempDir(), Addr: addr, Log: Log(tb), MaxStore: maxStore})
+	s, err := bus.StartEmbedded(bus.EmbeddedConfig{Dir: Dir(tb), Addr: addr, Log: Log(tb), MaxStore: maxStore})
 	if err != nil {
 		tb.Fatal(err)
 	}

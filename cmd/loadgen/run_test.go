@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/cmd/opscore/server"
 	"github.com/opspawn/opscore/loadgen"
 )
@@ -18,7 +19,7 @@ import (
 // startServer runs Ops-Core with everything in this process until the test ends.
 func startServer(t *testing.T) server.Addresses {
 	t.Helper()
-	dir := t.TempDir()
+	dir := bustest.Dir(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	ready, done := make(chan server.Addresses, 1), make(chan error, 1)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/cmd/opscore/server"
 	"github.com/opspawn/opscore/loadgen"
 	"github.com/opspawn/opscore/storage/storagetest"
@@ -62,7 +63,7 @@ func opscore(t *testing.T, store string) *installation {
 	ready, ended := make(chan server.Addresses, 1), make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	cfg := server.Config{
-		StoreURL: store, Embedded: &bus.EmbeddedConfig{Dir: t.TempDir(), MaxStore: 1 << 30}, HTTPAddr: "127.0.0.1:0", Key: testKey,
+		StoreURL: store, Embedded: &bus.EmbeddedConfig{Dir: bustest.Dir(t), MaxStore: 1 << 30}, HTTPAddr: "127.0.0.1:0", Key: testKey,
 		Log: slog.New(slog.NewJSONHandler(in.log, nil)), Ready: func(a server.Addresses) { ready <- a },
 	}
 	go func() { ended <- server.Run(ctx, cfg) }()

@@ -23,7 +23,7 @@ func onRedis(t *testing.T, redis *storagetest.RedisServer) (url string) {
 	go func() {
 		done <- server.Run(ctx, server.Config{
 			StoreURL: redis.URL(), HTTPAddr: "127.0.0.1:0", OldKey: legacyKey, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-			Embedded: &bus.EmbeddedConfig{Dir: t.TempDir(), MaxStore: 1 << 30}, Ready: func(a server.Addresses) { ready <- a },
+			Embedded: &bus.EmbeddedConfig{Dir: bustest.Dir(t), MaxStore: 1 << 30}, Ready: func(a server.Addresses) { ready <- a },
 		})
 	}()
 	t.Cleanup(func() {

@@ -65,7 +65,7 @@ func (a *app) devConfig(dataDir, natsAddr, httpAddr string, delivery deliveryFla
 		if dataDir, err = os.MkdirTemp("", "opscore-dev-"); err != nil {
 			return cfg, done, fmt.Errorf("make a temporary folder: %w", err)
 		}
-		done = func() error { return os.RemoveAll(dataDir) }
+		done = func() error { return bus.RemoveData(dataDir) }
 	}
 	cfg.StoreURL = "file:" + filepath.Join(dataDir, "opscore.db")
 	cfg.Embedded = &bus.EmbeddedConfig{Dir: filepath.Join(dataDir, "nats"), Addr: natsAddr, Log: cfg.Log}

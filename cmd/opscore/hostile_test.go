@@ -79,7 +79,7 @@ func serverProcess(t *testing.T) (url string, pid int) {
 		t.Fatal(err)
 	}
 	log := &lines{}
-	cmd := exec.Command(exe, "dev", "--data-dir", t.TempDir(), "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0")
+	cmd := exec.Command(exe, "dev", "--data-dir", bustest.Dir(t), "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), asProcess+"=1")
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {

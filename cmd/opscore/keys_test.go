@@ -57,7 +57,7 @@ func dev(t *testing.T, env map[string]string) (url string, log *lines) {
 	log = &lines{}
 	done := make(chan int, 1)
 	go func() {
-		args := []string{"dev", "--data-dir", t.TempDir(), "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0"}
+		args := []string{"dev", "--data-dir", bustest.Dir(t), "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0"}
 		done <- run(ctx, args, func(k string) string { return env[k] }, strings.NewReader(""), io.Discard, log)
 	}()
 	t.Cleanup(func() {

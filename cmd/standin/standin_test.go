@@ -74,7 +74,7 @@ func newWorld(t *testing.T, o options) *world {
 // runServer runs Ops-Core until the end of the test, and returns its address.
 func runServer(t *testing.T, o options) string {
 	t.Helper()
-	dir, log := t.TempDir(), bustest.Log(t)
+	dir, log := bustest.Dir(t), bustest.Log(t)
 	if o.store == "" {
 		o.store = "file:" + filepath.Join(dir, "opscore.db")
 	}

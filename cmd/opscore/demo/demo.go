@@ -96,7 +96,7 @@ func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a temporary folder: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, bus.RemoveData(dir)) }()
 	if err := d.configure(dir); err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { bustest.Main(m) }
 // start runs a server with an embedded bus and a file store until the test ends.
 func start(t *testing.T) server.Addresses {
 	t.Helper()
-	dir := t.TempDir()
+	dir := bustest.Dir(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	ready, done := make(chan server.Addresses, 1), make(chan error, 1)

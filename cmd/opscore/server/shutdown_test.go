@@ -13,12 +13,13 @@ import (
 	"testing"
 
 	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/cmd/opscore/server"
 )
 
 // A server that is told to stop answers what was sent to it: its services go on until its last request is answered.
 func TestShutdownUnderLoadAnswersEveryRequest(t *testing.T) {
-	dir := t.TempDir()
+	dir := bustest.Dir(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
