@@ -309,7 +309,7 @@ func (d *decider) first() {
 	if d.run.Total > inlineTasks {
 		d.run.Marks = make([]byte, (d.run.Total+1)/2)
 	}
-	d.met = d.def.flow.roots
+	d.met = slices.Clone(d.def.flow.roots) // the definition is shared by all its runs
 }
 
 // pathLength counts the tasks that follow from the first one.

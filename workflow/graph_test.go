@@ -181,3 +181,23 @@ func TestALongRowOfTasksThatEndAtOnceNeedsNoStack(t *testing.T) {
 		t.Errorf("the run is %s after %d tasks, %d are inline and %d moved", s.run.State, s.run.Completed, len(s.run.Tasks), len(d.Moved))
 	}
 }
+
+// Many runs are decided at the same time by one definition.
+func TestARunLeavesItsDefinitionAsItIs(t *testing.T) {
+	t.Parallel()
+	definition := `{"id":"d","tasks":[{"taskId":"a","switch":[{"taskId":"d"}]},{"taskId":"b","agentCapability":"c"},
+		{"taskId":"c","agentCapability":"c"},{"taskId":"d","agentCapability":"c"}]}`
+	def, err := Parse(event.Raw(definition))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := slices.Grow(def.flow.roots, 1)
+	roots[:len(roots)+1][len(roots)] = -1
+	def.flow.roots = roots
+	s := &story{t: t, def: def, now: noon}
+	s.put(&Start{Event: &event.RunStart{RunID: runID}, Workflow: def.ID, DefVersion: "v1", Hash: "h"})
+	s.want("a:completed b:ready c:ready d:ready")
+	if behind := roots[:len(roots)+1][len(roots)]; behind != -1 {
+		t.Errorf("the list of its roots was written to: %d", behind)
+	}
+}
