@@ -408,3 +408,46 @@ func TestHeartbeat_Refused(t *testing.T) {
 		})
 	}
 }
+
+// While no Ops-Core listens the NATS server answers each heartbeat that nobody got it. That is no outcome.
+func TestHeartbeat_NobodyListens(t *testing.T) {
+	t.Parallel()
+	c := newOpscore(t, shared)
+	var said lines
+	c.ready(echo, func(cfg *agent.Config) {
+		cfg.Heartbeat = 5 * time.Millisecond
+		cfg.Log = slog.New(slog.NewTextHandler(&said, nil))
+	})
+	unknown := event.MustMarshal(event.Refused(event.Errorf(event.CodeUnknownAgent, "as planned")))
+	beats, err := c.nc.Subscribe(event.HeartbeatSubject(c.token), func(m *nats.Msg) {
+		_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"503"}}})
+		_ = m.Respond(unknown)
+	})
+	must(t, err)
+	t.Cleanup(func() { _ = beats.Unsubscribe() })
+	c.expectState(agent.StateIdle)
+	if _, ok := c.next().Event.(*event.Register); !ok { // so the answers have come
+		t.Error("it does not register again")
+	}
+	if text := said.String(); strings.Contains(text, "unreadable") || !strings.Contains(text, "refused") {
+		t.Errorf("it logs %s", text)
+	}
+}
+
+// lines collects a log.
+type lines struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Builder.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Builder.String()
+}

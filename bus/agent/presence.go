@@ -256,6 +256,9 @@ func (p *presence) expect(verb event.Verb) (outcome <-chan event.Outcome, reply 
 
 // judged takes in an outcome: it ends the session if the process was refused, and wakes whoever waits for it.
 func (p *presence) judged(m *nats.Msg) {
+	if len(m.Data) == 0 { // from the NATS server: nobody listens to heartbeats
+		return
+	}
 	var outcome event.Outcome
 	if err := event.Unmarshal(m.Data, &outcome); err != nil {
 		p.cfg.Log.Warn("unreadable outcome", keyErr, err)
