@@ -52,7 +52,10 @@ type Conn struct {
 	inFlight chan struct{} // one token per unanswered PublishAsync
 	maxStore int64         // bytes JetStream may use, when an embedded server told us; 0: unknown
 
-	dead struct{ deleted, evicted atomic.Uint64 } // letters deleted by this process, and seen to be dropped
+	dead struct { // letters
+		deleted atomic.Int64  // by this process, or about to be
+		evicted atomic.Uint64 // and seen to be dropped
+	}
 
 	closeOnce sync.Once
 	closing   chan struct{}

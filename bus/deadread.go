@@ -156,6 +156,7 @@ func (c *Conn) DeleteDead(ctx context.Context, seq uint64) error {
 	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
 	body := fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, max(seq, 1))
+	c.dead.deleted.Add(1) // first, so that nobody takes it for one that was dropped
 	msg, err := c.nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.DELETE."+event.StreamDead, body)
 	var answer struct {
 		Error *jetstream.APIError `json:"error"`
@@ -164,9 +165,9 @@ func (c *Conn) DeleteDead(ctx context.Context, seq uint64) error {
 		err = json.Unmarshal(msg.Data, &answer)
 	}
 	if err == nil && answer.Error == nil {
-		c.dead.deleted.Add(1)
 		return nil
 	}
+	c.dead.deleted.Add(-1)
 	if err == nil { // the server has several codes for a message that is not there
 		if _, gone := c.storedLetter(ctx, seq); errors.Is(gone, &event.Error{Code: event.CodeUnknownLetter}) {
 			return gone

@@ -58,20 +58,27 @@ func TestEvictions(t *testing.T) {
 		return s
 	}
 	for name, tc := range map[string]struct {
-		now  deadState
-		want uint64
+		now       deadState
+		owed      int64
+		want      uint64
+		stillOwed int64
 	}{
-		"nothing happened":      {full, 0},
-		"more came":             {with(func(s *deadState) { s.letters, s.last = 110, 110 }), 0},
-		"more came, some went":  {with(func(s *deadState) { s.letters, s.last = 103, 110 }), 7},
-		"we deleted them":       {with(func(s *deadState) { s.letters, s.deleted = 93, 7 }), 0},
-		"we deleted some":       {with(func(s *deadState) { s.letters, s.deleted = 90, 7 }), 3},
-		"others deleted most":   {with(func(s *deadState) { s.letters, s.bytes = 10, 1000 }), 0},
-		"the stream was remade": {with(func(s *deadState) { s.letters, s.last = 1, 1 }), 0},
-		"it has no bound":       {with(func(s *deadState) { s.letters, s.maxBytes = 90, -1 }), 0},
+		"nothing happened":       {now: full},
+		"more came":              {now: with(func(s *deadState) { s.letters, s.last = 110, 110 })},
+		"more came, some went":   {now: with(func(s *deadState) { s.letters, s.last = 103, 110 }), want: 7},
+		"we deleted them":        {now: with(func(s *deadState) { s.letters, s.deleted = 93, 7 })},
+		"we deleted some":        {now: with(func(s *deadState) { s.letters, s.deleted = 90, 7 }), want: 3},
+		"we are deleting some":   {now: with(func(s *deadState) { s.letters, s.deleted = 95, 7 }), stillOwed: 2},
+		"now they are gone":      {now: with(func(s *deadState) { s.letters = 98 }), owed: 2},
+		"we had announced more":  {now: with(func(s *deadState) { s.letters, s.deleted = 98, -1 }), owed: 2, want: 1},
+		"ours, it is not full":   {now: with(func(s *deadState) { s.letters, s.bytes = 98, 1000 }), owed: 3, stillOwed: 1},
+		"others deleted most":    {now: with(func(s *deadState) { s.letters, s.bytes = 10, 1000 })},
+		"the stream was remade":  {now: with(func(s *deadState) { s.letters, s.last = 1, 1 }), owed: 2},
+		"more letters than came": {now: with(func(s *deadState) { s.letters = 101 })},
+		"it has no bound":        {now: with(func(s *deadState) { s.letters, s.maxBytes = 90, -1 })},
 	} {
-		if got := evictions(full, tc.now); got != tc.want {
-			t.Errorf("%s: %d, want %d", name, got, tc.want)
+		if got, owed := evictions(full, tc.now, tc.owed); got != tc.want || owed != tc.stillOwed {
+			t.Errorf("%s: %d and %d owed, want %d and %d", name, got, owed, tc.want, tc.stillOwed)
 		}
 	}
 }
