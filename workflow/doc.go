@@ -47,6 +47,9 @@
 //	workflows       definition, by id
 //	schedules       schedule, by id
 //	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its priority: exactly the tasks whose Class it is
+//	pending/QUEUE   runs that wait for their turn to begin, by when they were started: of a definition that is paused
+//	approvals       run|task that waits for a person's word, by since when
+//	early           runs that commands are kept for and that were not started yet: their documents are stubs
 //	classes         every class that has a ready task; the score is a random mark, so that an empty one is struck off only if nobody has joined it
 //	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
 //	able/CAP        of lifecycle: agents that would be, but for slots, a back-off or a breaker; by when the breaker lets a task through
@@ -56,6 +59,8 @@
 //	                f|run|version              a final fact that is not known to be published
 //	                l|run|task|attempt         a dead letter of a task whose retries are spent, not known to be stored
 //	                d|agent|run|task|attempt   a slot that drains: its cancel was not confirmed
+//	                y|run                      commands that are kept for a run which nobody has started
+//	                q|queue                    runs that wait in a queue may begin
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
 //	                p|run                      a child that has ended, until its parent has taken that in
@@ -349,4 +354,59 @@
 //	runTimeoutSeconds are over  any       run failed: run_timeout
 //	… intake behind             any       -
 //	… paused before             any       -
+//
+// # What commands do to a run
+//
+// It has a task for an agent, one that waits for a signal and one that waits for a person, all at once. Pause and resume are level: the last one
+// in the stream counts, in whatever order they are taken in. The others are edges: each is applied once, by its sequence. Those that are kept for the start
+// of a run are taken in with it, in the order of the stream. All commute with results and with each other as far as the table says nothing
+// else; a cancel wins over what is taken in after it, and loses against an end that was taken in before.
+//
+//	COMMAND                       RUN IS                        RESULT
+//	pause                         none                          kept for its start
+//	                              completed, failed, cancelled  refused: not_allowed_now
+//	                              others                        paused
+//	resume                        none                          kept for its start
+//	                              pending                       pending
+//	                              running, paused               running
+//	                              others                        refused: not_allowed_now
+//	cancel                        none                          kept for its start
+//	                              completed, failed             refused: not_allowed_now
+//	                              cancelled                     -
+//	                              others                        cancelled
+//	signal that a task waits for  none                          kept for its start
+//	                              pending                       kept for a task that will wait
+//	                              running, paused               task completed
+//	                              others                        refused: not_allowed_now
+//	signal that no task knows     none                          kept for its start
+//	                              completed, failed, cancelled  refused: not_allowed_now
+//	                              others                        refused: invalid
+//	approve                       none                          refused: unknown_run
+//	                              running, paused               task completed
+//	                              completed                     -
+//	                              others                        refused: not_allowed_now
+//	reject                        none                          refused: unknown_run
+//	                              running, paused               failed; task failed
+//	                              completed                     refused: conflict
+//	                              others                        refused: not_allowed_now
+//	retry                         none                          refused: unknown_run
+//	                              failed, cancelled             running
+//	                              others                        refused: not_allowed_now
+//	rerun                         none                          refused: unknown_run
+//	                              completed, failed, cancelled  running
+//	                              others                        refused: not_allowed_now
+//
+// # What a person's word does
+//
+// An approval waits for a minute. The first word counts, or the time.
+//
+//	WORD     APPROVAL                              RESULT
+//	approve  approved, time over: approve          -
+//	         rejected, goes on, time over: reject  refused: conflict
+//	         time over: fail                       refused: not_allowed_now
+//	         others                                task completed
+//	reject   approved, time over: approve          refused: conflict
+//	         rejected, goes on, time over: reject  -
+//	         time over: fail                       refused: not_allowed_now
+//	         others                                failed; task failed
 package workflow

@@ -32,7 +32,8 @@ func (d *decider) beginOrWait(in *Start) {
 	if in.Slot != "" {
 		d.control().Slot = in.Slot
 	}
-	if at := in.Event.Begins(d.run.Created); at.After(d.at.Now) {
+	// The stream's clock may be ahead of this one: who asks for no delay gets none.
+	if at := in.Event.Begins(d.run.Created); at.After(d.at.Now) && at.After(d.run.Created) {
 		d.control().Begin = at
 		d.run.State = event.RunPending
 	} else if in.Queue != "" {

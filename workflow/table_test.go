@@ -32,6 +32,8 @@ func TestTheTablesOfTheDocumentationAreTrue(t *testing.T) {
 		{"# When a task of a graph begins", joinTable(t)},
 		{"# What follows from a failure", failureTable(t)},
 		{"# What the clocks of a task do", clockTable(t)},
+		{"# What commands do to a run", commandTable(t)},
+		{"# What a person's word does", approvalTable(t)},
 	} {
 		got = replaceTable(t, got, table.heading, table.text)
 	}
