@@ -55,6 +55,7 @@ func childID(run, task string, round, index int) string {
 
 // Children is what a run keeps of the children of one task. An index below Next that is not active has ended; how, its own document says.
 type Children struct {
+	Round  int              `json:"round,omitzero"`  // how often the task was entered, this time included
 	Opened bool             `json:"opened,omitzero"` // Total is known
 	Total  int              `json:"total,omitzero"`  // 0 for a loop: nobody knows
 	Next   int              `json:"next,omitzero"`   // index of the one that is started next
@@ -63,7 +64,13 @@ type Children struct {
 	Failed int              `json:"failed,omitzero"`
 	Error  *event.TaskError `json:"error,omitzero"` // of the first that failed
 	Again  bool             `json:"again,omitzero"` // of a loop: its condition holds
-	Past   []int            `json:"past,omitzero"`  // how many there were in the rounds before
+	Past   []round          `json:"past,omitzero"`  // the rounds before, for those who list and remove their children
+}
+
+// round is how many children a task had when it was entered once.
+type round struct {
+	N     int `json:"n"` // number of the round
+	Count int `json:"count"`
 }
 
 // family is all children that a task has had in one round.
@@ -78,8 +85,8 @@ func familiesOf(run string, t *RunTask) []family {
 		return nil
 	}
 	list := make([]family, 0, len(t.Kids.Past)+1)
-	for i, n := range append(slices.Clone(t.Kids.Past), t.Kids.count()) {
-		list = append(list, family{run: run, task: t.ID, round: t.Attempt - len(t.Kids.Past) + i, count: n})
+	for _, r := range append(slices.Clone(t.Kids.Past), round{N: t.Kids.Round, Count: t.Kids.count()}) {
+		list = append(list, family{run: run, task: t.ID, round: r.N, count: r.Count})
 	}
 	return list
 }
@@ -226,9 +233,10 @@ func (d *decider) enterChildren(t *Task, rt *RunTask) {
 		k.Total = 1
 	}
 	if old := rt.Kids; old != nil {
-		k.Past = append(slices.Clone(old.Past), old.count())
+		k.Past = append(slices.Clone(old.Past), round{N: old.Round, Count: old.count()})
 	}
 	rt.Attempt++
+	k.Round = rt.Attempt
 	rt.State, rt.Kids, rt.Class, rt.Retry = event.TaskWaiting, k, "", time.Time{}
 	if rt.Started.IsZero() {
 		rt.Started = d.at.Now
