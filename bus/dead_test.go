@@ -198,25 +198,50 @@ func TestReplayOfALetter(t *testing.T) {
 	}
 }
 
+// denyDelete makes the stream of dead letters anew, so that letters can be deleted from it or not.
+func denyDelete(t *testing.T, c *bus.Conn, deny bool) {
+	t.Helper()
+	s, err := c.JS().Stream(testContext(t), event.StreamDead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.CachedInfo().Config
+	if err := c.JS().DeleteStream(testContext(t), event.StreamDead); err != nil {
+		t.Fatal(err)
+	}
+	cfg.DenyDelete = deny
+	if _, err := c.JS().CreateStream(testContext(t), cfg); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// However many messages have come on a letter's subject before it was sent again.
+func TestReplayingTwiceAmongMany(t *testing.T) {
+	c := bustest.Conn(t)
+	denyDelete(t, c, true) // as if the process ended there
+	const others = 1100
+	l := cordonLetter("a", 0)
+	l.Subject, l.Stream = event.CommandSubject(event.KindRunSignal, event.MustToken("r")), ""
+	l.Data = []byte(`{"name":"s"}`)
+	for range others {
+		publish(t, c, &nats.Msg{Subject: l.Subject, Data: l.Data})
+	}
+	seq := bury(t, c, l)
+	for range 2 {
+		if _, err := c.ReplayDead(testContext(t), seq, nil); err == nil || !strings.Contains(err.Error(), "was sent again") {
+			t.Fatalf("the letter could not be deleted: %v", err)
+		}
+	}
+	if n := subjectMsgs(t, c, l.Subject); n != others+1 {
+		t.Errorf("%d messages, want the replay and %d others", n, others)
+	}
+}
+
 // A replay that ended before it deleted its letter, and replays at the same time, send the message once; and a letter whose subject others write on
 // meanwhile is sent all the same.
 func TestReplayingTwiceSendsOnce(t *testing.T) {
 	c := bustest.Conn(t)
-	setDenyDelete := func(deny bool) {
-		s, err := c.JS().Stream(testContext(t), event.StreamDead)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg := s.CachedInfo().Config
-		if err := c.JS().DeleteStream(testContext(t), event.StreamDead); err != nil {
-			t.Fatal(err)
-		}
-		cfg.DenyDelete = deny
-		if _, err := c.JS().CreateStream(testContext(t), cfg); err != nil {
-			t.Fatal(err)
-		}
-	}
-	setDenyDelete(true) // as if the process ended there
+	denyDelete(t, c, true) // as if the process ended there
 	l := cordonLetter("a", 1)
 	seq := bury(t, c, l)
 	for range 3 {
@@ -228,7 +253,7 @@ func TestReplayingTwiceSendsOnce(t *testing.T) {
 	if n := subjectMsgs(t, c, l.Subject); n != 4 {
 		t.Errorf("%d messages, want the replay and three others", n)
 	}
-	setDenyDelete(false)
+	denyDelete(t, c, false)
 	var replays sync.WaitGroup
 	begin := make(chan struct{})
 	for i := range 10 {

@@ -12,10 +12,8 @@ import (
 	"github.com/opspawn/opscore/bus/event"
 )
 
-const (
-	replayTries = 5    // against others who publish on the same subject
-	replayLook  = 1000 // messages on the letter's subject that are looked at for an earlier replay
-)
+// replayTries bounds the tries against others who publish on the same subject.
+const replayTries = 5
 
 // ReplayDead sends a dead letter again to where it was sent, with another body unless that is nil, and deletes it.
 //
@@ -80,7 +78,7 @@ func (c *Conn) publishOnceEver(ctx context.Context, msg *nats.Msg, l *event.Dead
 	fenced := about.Family == "agent" && stream == event.StreamWork // about an attempt
 	for range replayTries {
 		if !fenced {
-			before, last, err := c.findReplay(ctx, stream, msg)
+			before, last, err := c.findReplay(ctx, stream, msg, l)
 			if err != nil {
 				return nil, fmt.Errorf("bus: look for an earlier replay: %w", err)
 			}
@@ -102,14 +100,24 @@ func (c *Conn) publishOnceEver(ctx context.Context, msg *nats.Msg, l *event.Dead
 }
 
 // findReplay looks for the message of a letter among those on its subject, and returns its sequence, 0 if there is none, and the last sequence on
-// that subject. Sequences before the letter's own are looked at too: the stream may have been made anew.
-func (c *Conn) findReplay(ctx context.Context, stream string, msg *nats.Msg) (found, last uint64, err error) {
+// that subject. It looks at all of them behind the letter's own, or at all if that is gone, as when the stream was made anew: one that was left out
+// could be the one.
+func (c *Conn) findReplay(ctx context.Context, stream string, msg *nats.Msg, l *event.DeadLetter) (found, last uint64, err error) {
 	newest, ok, err := c.storedMessage(ctx, stream, messageQuery{LastFor: msg.Subject})
 	if err != nil || !ok {
 		return 0, 0, err
 	}
 	after := uint64(0)
-	for range replayLook {
+	if l.Stream == stream && l.StreamSeq > 0 {
+		at, there, err := c.MessageTime(ctx, stream, l.StreamSeq)
+		if err != nil {
+			return 0, 0, err
+		}
+		if there && at.Equal(l.FirstAt) {
+			after = l.StreamSeq
+		}
+	}
+	for after < newest.Seq {
 		m, ok, err := c.storedMessage(ctx, stream, messageQuery{Seq: after + 1, NextFor: msg.Subject})
 		if err != nil || !ok || m.Seq > newest.Seq {
 			return 0, newest.Seq, err
