@@ -40,7 +40,7 @@ func (s *Store) Snapshot(ctx context.Context, visit func(storage.Item) error) (e
 	if strings.HasPrefix(before, held) {
 		return fmt.Errorf("copy redis: %w: %s", storage.ErrHeld, before[len(held):])
 	}
-	if err := s.hold(ctx); err != nil {
+	if err := s.hold(ctx, before); err != nil {
 		return err
 	}
 	defer func() {
@@ -64,7 +64,7 @@ func (s *Store) Snapshot(ctx context.Context, visit func(storage.Item) error) (e
 			return nil
 		}
 		if time.Since(renewed) > copyHold/4 {
-			if err := s.extend(ctx); err != nil {
+			if err := s.hold(ctx, beingCopied); err != nil {
 				return err
 			}
 			renewed = time.Now()
@@ -72,39 +72,47 @@ func (s *Store) Snapshot(ctx context.Context, visit func(storage.Item) error) (e
 	}
 }
 
-// hold stops all writes for a while.
-func (s *Store) hold(ctx context.Context) error {
-	if err := s.client.Set(ctx, s.keys.fence, beingCopied, copyHold).Err(); err != nil {
+// hold stops all writes for a while, or for a while longer. The fence must say what it said before: a restore may have begun, or another copy.
+func (s *Store) hold(ctx context.Context, before string) error {
+	if err := s.swapFence(ctx, before, beingCopied, copyHold); err != nil {
 		return fmt.Errorf("copy redis: hold its writes: %w", err)
 	}
 	return nil
 }
 
-// extend goes on to stop writes. A hold that ran out may have been followed by writes, and the copy would mix moments.
-func (s *Store) extend(ctx context.Context) error {
-	fence, err := s.fence(ctx)
-	if err == nil && fence != beingCopied {
-		err = errors.New("it took too long, and writes went on")
-	}
-	if err != nil {
-		return fmt.Errorf("copy redis: %w", err)
-	}
-	return s.hold(ctx)
-}
-
 // release lets writes go on, if they are still held.
 func (s *Store) release(ctx context.Context, before string) error {
-	if err := s.extend(ctx); err != nil {
-		return err
-	}
-	err := s.client.Del(ctx, s.keys.fence).Err()
-	if before != "" {
-		err = s.client.Set(ctx, s.keys.fence, before, 0).Err()
-	}
-	if err != nil {
+	if err := s.swapFence(ctx, beingCopied, before, 0); err != nil {
 		return fmt.Errorf("copy redis: let its writes go on: %w", err)
 	}
 	return nil
+}
+
+// errFenceMoved says that somebody else has held or released the store: a hold that ran out may have been followed by writes, and a copy would mix moments.
+var errFenceMoved = errors.New("it took too long and writes went on, or another backup or restore has begun")
+
+// swapFence changes what the fence says, if it says what it said before; for a while unless that is 0.
+func (s *Store) swapFence(ctx context.Context, before, after string, hold time.Duration) error {
+	err := s.client.Watch(ctx, func(tx *redis.Tx) error {
+		now, err := tx.Get(ctx, s.keys.fence).Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		if now != before {
+			return errFenceMoved
+		}
+		_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+			if after == "" {
+				return pipe.Del(ctx, s.keys.fence).Err()
+			}
+			return pipe.Set(ctx, s.keys.fence, after, hold).Err()
+		})
+		return err
+	}, s.keys.fence)
+	if errors.Is(err, redis.TxFailedErr) {
+		return errFenceMoved
+	}
+	return err
 }
 
 // copyKeys visits what some keys hold.
