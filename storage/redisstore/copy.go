@@ -37,8 +37,8 @@ func (s *Store) Snapshot(ctx context.Context, visit func(storage.Item) error) (e
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(before, held) {
-		return fmt.Errorf("copy redis: %w: %s", storage.ErrHeld, before[len(held):])
+	if reason, ok := heldBy(before); ok {
+		return fmt.Errorf("copy redis: %w: %s", storage.ErrHeld, reason)
 	}
 	if err := s.hold(ctx, before); err != nil {
 		return err
@@ -91,21 +91,37 @@ func (s *Store) release(ctx context.Context, before string) error {
 // errFenceMoved says that somebody else has held or released the store: a hold that ran out may have been followed by writes, and a copy would mix moments.
 var errFenceMoved = errors.New("it took too long and writes went on, or another backup or restore has begun")
 
+// heldBy says why a fence stops writes; ok is false if it does not. What follows in another line tells those apart that hold for the same reason.
+func heldBy(fence string) (reason string, ok bool) {
+	reason, ok = strings.CutPrefix(fence, held)
+	reason, _, _ = strings.Cut(reason, "\n")
+	return reason, ok
+}
+
 // swapFence changes what the fence says, if it says what it said before; for a while unless that is 0.
 func (s *Store) swapFence(ctx context.Context, before, after string, hold time.Duration) error {
+	return s.whileFence(ctx, before, func(pipe redis.Pipeliner) {
+		if after == "" {
+			pipe.Del(ctx, s.keys.fence)
+		} else {
+			pipe.Set(ctx, s.keys.fence, after, hold)
+		}
+	})
+}
+
+// whileFence executes commands in one step, if the fence says what it should, and otherwise none.
+func (s *Store) whileFence(ctx context.Context, fence string, queue func(redis.Pipeliner)) error {
 	err := s.client.Watch(ctx, func(tx *redis.Tx) error {
 		now, err := tx.Get(ctx, s.keys.fence).Result()
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return err
 		}
-		if now != before {
+		if now != fence {
 			return errFenceMoved
 		}
 		_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-			if after == "" {
-				return pipe.Del(ctx, s.keys.fence).Err()
-			}
-			return pipe.Set(ctx, s.keys.fence, after, hold).Err()
+			queue(pipe)
+			return nil
 		})
 		return err
 	}, s.keys.fence)
@@ -171,28 +187,37 @@ func (s *Store) copyIndex(ctx context.Context, index storage.Index, visit func(s
 	}
 }
 
-// Replace puts the items in place of everything that is stored under the prefix.
+// Replace puts the items in place of everything that is stored under the prefix. Of two at the same time the one that began first fails, and leaves
+// alone what the other writes.
 func (s *Store) Replace(ctx context.Context, items iter.Seq2[storage.Item, error]) error {
-	if err := s.client.Set(ctx, s.keys.fence, notReplaced, 0).Err(); err != nil {
+	revs := storage.NewRevisions()
+	own := notReplaced + "\n" + string(revs.Next())
+	if err := s.client.Set(ctx, s.keys.fence, own, 0).Err(); err != nil {
 		return fmt.Errorf("replace redis: hold its writes: %w", err)
 	}
-	if err := s.wipe(ctx); err != nil {
+	if err := s.wipe(ctx, own); err != nil {
 		return err
 	}
-	pipe, n := s.client.Pipeline(), 0
+	var batch []storage.Item
+	weight := 0
 	flush := func() error {
-		if _, err := pipe.Exec(ctx); err != nil {
+		err := s.whileFence(ctx, own, func(pipe redis.Pipeliner) {
+			for i := range batch {
+				s.put(ctx, pipe, &batch[i])
+			}
+		})
+		if err != nil {
 			return fmt.Errorf("replace redis: write: %w", err)
 		}
-		n = 0
+		batch, weight = batch[:0], 0
 		return nil
 	}
 	for item, err := range items {
 		if err != nil {
 			return fmt.Errorf("replace redis: %w", err)
 		}
-		n += s.put(ctx, pipe, &item)
-		if n >= copyBatch {
+		batch = append(batch, item)
+		if weight += 1 + len(item.Lines) + len(item.Entries); weight >= copyBatch {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -202,19 +227,17 @@ func (s *Store) Replace(ctx context.Context, items iter.Seq2[storage.Item, error
 		return err
 	}
 	// No Txn that is under way may be taken for one of the new content: it names the incarnation before.
-	mark := "/" + string(storage.NewRevisions().Next())
-	if err := s.client.Set(ctx, s.keys.fence, mark, 0).Err(); err != nil {
+	if err := s.swapFence(ctx, own, "/"+string(revs.Next()), 0); err != nil {
 		return fmt.Errorf("replace redis: let writes go on: %w", err)
 	}
 	return nil
 }
 
-// put queues the writes of an item, and returns about how many there are. One that comes twice changes nothing.
-func (s *Store) put(ctx context.Context, pipe redis.Pipeliner, item *storage.Item) int {
+// put queues the writes of an item. One that comes twice changes nothing.
+func (s *Store) put(ctx context.Context, pipe redis.Pipeliner, item *storage.Item) {
 	switch {
 	case item.Doc.Key != "":
 		pipe.HSet(ctx, s.keys.doc(item.Doc.Key), fieldRev, string(item.Doc.Rev), fieldData, item.Doc.Data)
-		return 1
 	case item.Log != "":
 		key, lines := s.keys.log(item.Log), make([]any, len(item.Lines))
 		for i, line := range item.Lines {
@@ -224,32 +247,30 @@ func (s *Store) put(ctx context.Context, pipe redis.Pipeliner, item *storage.Ite
 		if len(lines) > 0 {
 			pipe.RPush(ctx, key, lines...)
 		}
-		return 1 + len(lines)
 	case len(item.Entries) > 0:
 		members := make([]redis.Z, len(item.Entries))
 		for i, e := range item.Entries {
 			members[i] = redis.Z{Score: float64(e.Score), Member: e.Member}
 		}
 		pipe.ZAdd(ctx, s.keys.index(item.Index), members...)
-		return len(members)
 	}
-	return 0
 }
 
-// wipe deletes everything under the prefix but the fence.
-func (s *Store) wipe(ctx context.Context) error {
+// wipe deletes everything under the prefix but the fence, while that is our own.
+func (s *Store) wipe(ctx context.Context, own string) error {
 	for cursor := uint64(0); ; {
 		keys, next, err := s.client.Scan(ctx, cursor, s.keys.all(), copyBatch).Result()
 		if err != nil {
 			return fmt.Errorf("replace redis: list its keys: %w", err)
 		}
-		pipe := s.client.Pipeline()
-		for _, key := range keys {
-			if key != s.keys.fence {
-				pipe.Unlink(ctx, key)
+		err = s.whileFence(ctx, own, func(pipe redis.Pipeliner) {
+			for _, key := range keys {
+				if key != s.keys.fence {
+					pipe.Unlink(ctx, key)
+				}
 			}
-		}
-		if _, err := pipe.Exec(ctx); err != nil {
+		})
+		if err != nil {
 			return fmt.Errorf("replace redis: delete what is there: %w", err)
 		}
 		if cursor = next; cursor == 0 {

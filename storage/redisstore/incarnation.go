@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -24,7 +23,7 @@ func (s *Store) Incarnation(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if reason, held := strings.CutPrefix(fence, held); held {
+	if reason, ok := heldBy(fence); ok {
 		return "", fmt.Errorf("%w: %s", storage.ErrHeld, reason)
 	}
 	if id := fieldsOf(info)["run_id"]; id != "" {
