@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,9 +14,6 @@ import (
 
 	"github.com/opspawn/opscore/bus/bustest"
 )
-
-// asProcess makes this test binary the program: TestMain looks at it.
-const asProcess = "OPSCORE_TEST_AS_PROGRAM"
 
 // maxResident is what a server may hold, in MiB, whatever it is sent.
 const maxResident = 400
@@ -71,16 +69,16 @@ func TestHostileDefinitionsDoNotHarmAServer(t *testing.T) {
 	}
 }
 
-// serverProcess runs "opscore dev" as a process of its own until the test ends.
+// serverProcess runs "opscore dev" as a process of its own until the test ends: the program as it is released, since the race detector takes several
+// times the memory and the time.
 func serverProcess(t *testing.T) (url string, pid int) {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
+	exe := filepath.Join(t.TempDir(), "opscore")
+	if out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 	log := &lines{}
 	cmd := exec.Command(exe, "dev", "--data-dir", bustest.Dir(t), "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0")
-	cmd.Env = append(os.Environ(), asProcess+"=1")
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

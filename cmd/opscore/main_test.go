@@ -19,13 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-func TestMain(m *testing.M) {
-	if os.Getenv(asProcess) != "" {
-		main()
-		return
-	}
-	bustest.Main(m)
-}
+func TestMain(m *testing.M) { bustest.Main(m) }
 
 // program runs the command line in a test.
 type program struct {

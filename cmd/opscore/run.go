@@ -21,7 +21,7 @@ func newRunCommand(a *app) *cobra.Command {
 		Aliases: []string{"runs"},
 		Short:   "Start, show and steer runs of workflows",
 	})
-	cmd.AddCommand(newRunStart(a), newRunGet(a), newRunList(a), newRunHistory(a), newRunCancel(a), newRunExplain(a),
+	cmd.AddCommand(newRunStart(a), newRunGet(a), newRunList(a), newRunHistory(a), newRunWatch(a), newRunCancel(a), newRunExplain(a),
 		newRunSwitch(a, "pause", "Give nothing of a run to agents, and stop its clocks"), newRunSwitch(a, "resume", "Let a paused run go on"),
 		newRunSignal(a), newRunDecision(a, "approve", "Approve what a run waits for"), newRunDecision(a, "reject", "Reject what a run waits for"),
 		newRunRetry(a), newRunRerun(a))

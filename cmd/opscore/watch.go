@@ -27,6 +27,11 @@ const (
 func (a *app) waitRun(ctx context.Context, c *client, id string) (*event.Run, error) {
 	view := a.newLiveView()
 	defer view.clear()
+	return a.followRun(ctx, c, id, view.show)
+}
+
+// followRun is waitRun with another way to show the run whenever it was seen.
+func (a *app) followRun(ctx context.Context, c *client, id string, show func(*event.Run)) (*event.Run, error) {
 	var last *event.Run
 	answered := time.Now()
 	for pause := firstPoll; ; pause = min(2*pause, slowPoll) {
@@ -36,7 +41,7 @@ func (a *app) waitRun(ctx context.Context, c *client, id string) (*event.Run, er
 			return a.waitEnded(ctx, id, last)
 		case err == nil:
 			last, answered = &run, time.Now()
-			view.show(&run)
+			show(&run)
 		case !passing(err) || time.Since(answered) > waitOutage:
 			return nil, fmt.Errorf("lost sight of run %s: %w", id, err)
 		}
@@ -172,6 +177,9 @@ func liveNote(t *event.RunTask) cell {
 	var notes []string
 	if t.Attempt > 1 {
 		notes = append(notes, fmt.Sprintf("attempt %d", t.Attempt))
+	}
+	if c := t.Children; c != nil {
+		notes = append(notes, fmt.Sprintf("%d of %s done", c.Done+c.Failed, count(max(c.Total, c.Active+c.Done+c.Failed), "run")))
 	}
 	if t.Percent != nil && !t.State.Final() {
 		notes = append(notes, fmt.Sprintf("%.0f%%", *t.Percent))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -75,6 +76,26 @@ func TestWait(t *testing.T) {
 				t.Errorf("%+v", got)
 			}
 		})
+	}
+}
+
+// TestWatch writes a line for each change where there is no terminal.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	at := func(run event.RunState, task event.TaskState) http.HandlerFunc {
+		return write(string(event.MustMarshal(event.Run{RunID: "r-1", State: run, Tasks: []event.RunTask{
+			{TaskID: "a", State: task, AgentID: "me", Attempt: 1}, {TaskID: "b", State: event.TaskPending},
+		}})))
+	}
+	running, done := at(event.RunRunning, event.TaskRunning), at(event.RunCompleted, event.TaskCompleted)
+	got := newProgram(t, follow(running, running, done)).run("run", "watch", "r-1")
+	var lines []string
+	for line := range strings.Lines(got.stderr) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	want := []string{"task a running me -", "run r-1 running", "task a completed me -", "run r-1 completed"}
+	if !slices.Equal(lines, want) || got.code != exitOK || !strings.Contains(got.stdout, "completed") {
+		t.Errorf("lines %q, want %q; %+v", lines, want, got)
 	}
 }
 
