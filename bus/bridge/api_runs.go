@@ -125,17 +125,19 @@ func (b *Bridge) listRuns(ctx context.Context, in *pageInput) (*page[event.Run],
 	return pageOf("/runs", in, list), err
 }
 
-// childrenInput asks for a page of the runs that the tasks of a run have started.
+// childrenInput asks for a page of the runs that the tasks of a run have started. The members are those of pageInput, which cannot be embedded: a field
+// of an unexported type is no parameter.
 type childrenInput struct {
-	ID string `path:"id" doc:"Id of the run"`
-	pageInput
+	ID     string `path:"id" doc:"Id of the run"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"Items per page"`
+	Cursor string `query:"cursor" maxLength:"2048" doc:"nextCursor of the page before"`
 }
 
 func (b *Bridge) listChildren(ctx context.Context, in *childrenInput) (*page[event.Run], error) {
 	list, err := query(ctx, b, func(ctx context.Context) (event.List[event.Run], error) {
 		return b.cfg.Runs.Children(ctx, in.ID, in.Cursor, in.Limit)
 	})
-	return pageOf("/runs/"+url.PathEscape(in.ID)+"/children", &in.pageInput, list), err
+	return pageOf("/runs/"+url.PathEscape(in.ID)+"/children", &pageInput{Limit: in.Limit, Cursor: in.Cursor}, list), err
 }
 
 func (b *Bridge) getRun(ctx context.Context, in *runInput) (*answer[*event.Run], error) {

@@ -85,6 +85,33 @@ func TestRunIsStartedAndWaitedFor(t *testing.T) {
 	}
 }
 
+// The runs that a task has started come in pages, each once.
+func TestChildrenComeInPages(t *testing.T) {
+	b := setup(t, nil)
+	b.apply("map", `{"id":"map","tasks":[{"taskId":"each","agentCapability":"think","forEach":{"items":"input.xs"}}]}`)
+	b.serve("thinker", "think", func(context.Context, *agent.Task) (any, error) { return nil, nil })
+	run := decode[event.Run](t, b.do("POST", "/api/v1/workflows/map/runs", `{"input":{"xs":[1,2,3,4,5]}}`, "Prefer", "wait=20").want(t, 200))
+	if run.State != event.RunCompleted {
+		t.Fatalf("run is %+v", run)
+	}
+	seen := make(map[string]bool)
+	for cursor, pages := "", 0; ; pages++ {
+		list := decode[event.List[event.Run]](t, b.do("GET", "/api/v1/runs/"+run.RunID+"/children?limit=2&cursor="+url.QueryEscape(cursor), "").want(t, 200))
+		for _, r := range list.Items {
+			seen[r.RunID] = true
+		}
+		if cursor = list.NextCursor; cursor == "" || pages == 5 {
+			break
+		}
+	}
+	if len(seen) != 5 {
+		t.Errorf("%d children, want 5", len(seen))
+	}
+	if list := decode[event.List[event.Run]](t, b.do("GET", "/api/v1/runs/"+run.RunID+"/children", "").want(t, 200)); len(list.Items) != 5 || list.NextCursor != "" {
+		t.Errorf("without a limit: %+v", list)
+	}
+}
+
 func TestRunIsStartedWithoutWaiting(t *testing.T) {
 	b := setup(t, nil)
 	b.apply("one", oneTask)
