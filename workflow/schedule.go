@@ -175,6 +175,12 @@ func (s *Schedule) pause(on bool, at ScheduleMark) bool {
 	return true
 }
 
+// known reports whether there is such a schedule: it was applied, and not deleted since.
+func (s *Schedule) known() bool { return s.Version > 0 && !s.Deleted }
+
+// seq is the highest sequence that was taken in.
+func (s *Schedule) seq() uint64 { return max(s.Applied.Seq, s.Switched.Seq) }
+
 // begin counts the ticks from a time.
 func (s *Schedule) begin(from time.Time) {
 	s.Next = time.Time{}
@@ -280,7 +286,7 @@ func (s *Schedule) show(upcoming bool) *event.Schedule {
 	}
 	shown := &event.Schedule{
 		ScheduleID: s.ID, ScheduleSpec: s.Spec, Paused: s.Paused, NextAt: at(s.Next), LastAt: at(s.Last), LastRunID: s.LastRun, WaitingAt: at(s.Waiting),
-		Started: s.Started, Skipped: s.Skipped, Missed: s.Missed, Seq: max(s.Applied.Seq, s.Switched.Seq), Version: s.Version,
+		Started: s.Started, Skipped: s.Skipped, Missed: s.Missed, Seq: s.seq(), Version: s.Version,
 	}
 	if upcoming && !s.Next.IsZero() {
 		shown.Upcoming = append([]time.Time{s.Next.UTC()}, Ticks(&s.Spec, s.Applied.At, s.Next, upcomingTicks-1)...)

@@ -38,7 +38,7 @@ func (e *Engine) changeSchedule(ctx context.Context, m *bus.Msg, id string, ev e
 		}
 	}
 	for range maxTries {
-		s, rev, err := e.loadSchedule(ctx, id)
+		s, rev, err := readSchedule(ctx, e.cfg.Store, id)
 		if err != nil {
 			return err
 		}
@@ -85,8 +85,8 @@ func (e *Engine) checkSchedule(ctx context.Context, apply *event.ScheduleApply, 
 // trigger makes the start of a run out of a command that triggers a schedule now, whatever its ticks are. The run is named after the command, so a repeat
 // finds it.
 func (e *Engine) trigger(ctx context.Context, m *bus.Msg, id string) (*input, error) {
-	s, _, err := e.loadSchedule(ctx, id)
-	if err == nil && (s.Version == 0 || s.Deleted) {
+	s, _, err := readSchedule(ctx, e.cfg.Store, id)
+	if err == nil && !s.known() {
 		err = unknownSchedule(id)
 	}
 	if err != nil {
@@ -98,11 +98,11 @@ func (e *Engine) trigger(ctx context.Context, m *bus.Msg, id string) (*input, er
 	return &input{run: run, msg: m, start: start}, nil
 }
 
-// loadSchedule reads a schedule; one that does not exist has version 0.
-func (e *Engine) loadSchedule(ctx context.Context, id string) (*Schedule, storage.Rev, error) {
-	docs, err := e.cfg.Store.Get(ctx, scheduleKey(id))
+// readSchedule reads a schedule; one that does not exist has version 0.
+func readSchedule(ctx context.Context, store storage.Store, id string) (*Schedule, storage.Rev, error) {
+	docs, err := store.Get(ctx, scheduleKey(id))
 	if err != nil {
-		return nil, "", fmt.Errorf("load schedule: %w", err)
+		return nil, "", fmt.Errorf("read schedule: %w", err)
 	}
 	s := &Schedule{ID: id}
 	if docs[0].Rev != "" {
@@ -156,7 +156,7 @@ func (e *Engine) fireSchedules(ctx context.Context, entries []storage.Entry) (re
 // dies in between leaves them due, and the next sends the same.
 func (e *Engine) fireSchedule(ctx context.Context, id string, entry storage.Entry) error {
 	now := time.Now()
-	s, rev, err := e.loadSchedule(ctx, id)
+	s, rev, err := readSchedule(ctx, e.cfg.Store, id)
 	if err != nil {
 		return err
 	}
@@ -235,18 +235,11 @@ func (e *Engine) send(ctx context.Context, kind event.CommandKind, run string, b
 
 // Schedule returns a schedule with its next ticks. It fails with an *event.Error of CodeUnknownSchedule if there is none, and otherwise with the store's error.
 func (q *Queries) Schedule(ctx context.Context, id string) (*event.Schedule, error) {
-	docs, err := q.store.Get(ctx, scheduleKey(id))
+	s, _, err := readSchedule(ctx, q.store, id)
 	if err != nil {
-		return nil, fmt.Errorf("read schedule: %w", err)
+		return nil, err
 	}
-	if docs[0].Rev == "" {
-		return nil, unknownSchedule(id)
-	}
-	var s Schedule
-	if err := event.Unmarshal(docs[0].Data, &s); err != nil {
-		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
-	}
-	if s.Deleted {
+	if !s.known() {
 		return nil, unknownSchedule(id)
 	}
 	return s.show(true), nil
@@ -254,15 +247,11 @@ func (q *Queries) Schedule(ctx context.Context, id string) (*event.Schedule, err
 
 // ScheduleFence returns the highest sequence of StreamWork that a schedule has taken in, 0 if there is none, for callers whose answer was lost.
 func (q *Queries) ScheduleFence(ctx context.Context, id string) (uint64, error) {
-	docs, err := q.store.Get(ctx, scheduleKey(id))
-	if err != nil || docs[0].Rev == "" {
+	s, _, err := readSchedule(ctx, q.store, id)
+	if err != nil {
 		return 0, err
 	}
-	var s Schedule
-	if err := event.Unmarshal(docs[0].Data, &s); err != nil {
-		return 0, fmt.Errorf("document %s: %w", docs[0].Key, err)
-	}
-	return max(s.Applied.Seq, s.Switched.Seq), nil
+	return s.seq(), nil
 }
 
 // Schedules returns at most limit schedules by id, behind the cursor of an earlier page.

@@ -21,8 +21,9 @@ func newScheduleCommand(a *app) *cobra.Command {
 		Short:   "Start runs by the clock",
 	})
 	cmd.AddCommand(
-		newScheduleApply(a), newScheduleList(a), newScheduleGet(a), newScheduleSwitch(a, "pause", "Pass over all ticks until it is resumed"),
-		newScheduleSwitch(a, "resume", "Let it tick again, from now on"), newScheduleTrigger(a), newScheduleDelete(a),
+		newScheduleApply(a), newScheduleList(a), newScheduleShow(a, "get", "Show a schedule and its next ticks", http.MethodGet),
+		newScheduleShow(a, "pause", "Pass over all ticks until it is resumed", http.MethodPost, "pause"),
+		newScheduleShow(a, "resume", "Let it tick again, from now on", http.MethodPost, "resume"), newScheduleTrigger(a), newScheduleDelete(a),
 	)
 	return cmd
 }
@@ -100,28 +101,15 @@ func newScheduleList(a *app) *cobra.Command {
 	}
 }
 
-func newScheduleGet(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "get ID",
-		Short: "Show a schedule and its next ticks",
-		Args:  one("a schedule"),
-		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
-			s, err := send[event.Schedule](ctx, c, request{method: http.MethodGet, path: apiRoute("schedules", args[0])})
-			if err != nil {
-				return err
-			}
-			return a.print(s, func(p *sheet) { showSchedule(p, &s) })
-		}),
-	}
-}
-
-func newScheduleSwitch(a *app, verb, short string) *cobra.Command {
+// newScheduleShow makes a command that makes one request about a schedule and shows what it is then.
+func newScheduleShow(a *app, verb, short, method string, below ...string) *cobra.Command {
 	return &cobra.Command{
 		Use:   verb + " ID",
 		Short: short,
 		Args:  one("a schedule"),
 		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
-			s, err := send[event.Schedule](ctx, c, request{method: http.MethodPost, path: apiRoute("schedules", args[0], verb)})
+			route := apiRoute(append([]string{"schedules", args[0]}, below...)...)
+			s, err := send[event.Schedule](ctx, c, request{method: method, path: route})
 			if err != nil {
 				return err
 			}
