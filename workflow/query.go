@@ -70,12 +70,25 @@ func (q *Queries) Runs(ctx context.Context, cursor string, limit int) (event.Lis
 	for i, e := range entries {
 		keys[i] = runKey(e.Member)
 	}
+	if page.Items, err = q.headers(ctx, keys); err != nil {
+		return page, err
+	}
+	if len(entries) == limit {
+		last := entries[limit-1]
+		page.NextCursor = fmt.Sprintf("%d~%s", last.Score, last.Member)
+	}
+	return page, nil
+}
+
+// headers reads runs without their inputs, outputs and tasks; those that are not there are left out.
+func (q *Queries) headers(ctx context.Context, keys []storage.Key) ([]event.Run, error) {
+	runs := []event.Run{}
 	if len(keys) == 0 {
-		return page, nil
+		return runs, nil
 	}
 	docs, err := q.store.Get(ctx, keys...)
 	if err != nil {
-		return page, fmt.Errorf("read runs: %w", err)
+		return runs, fmt.Errorf("read runs: %w", err)
 	}
 	for _, d := range docs {
 		var r Run
@@ -83,15 +96,11 @@ func (q *Queries) Runs(ctx context.Context, cursor string, limit int) (event.Lis
 			continue
 		}
 		if err := event.Unmarshal(d.Data, &r); err != nil {
-			return page, fmt.Errorf("document %s: %w", d.Key, err)
+			return runs, fmt.Errorf("document %s: %w", d.Key, err)
 		}
-		page.Items = append(page.Items, *header(&r))
+		runs = append(runs, *header(&r))
 	}
-	if len(entries) == limit {
-		last := entries[limit-1]
-		page.NextCursor = fmt.Sprintf("%d~%s", last.Score, last.Member)
-	}
-	return page, nil
+	return runs, nil
 }
 
 func parseCursor(s string) (c storage.Cursor, err error) {

@@ -37,40 +37,17 @@ func (q *Queries) Children(ctx context.Context, run, cursor string, limit int) (
 		}
 		from.index = 0
 	}
-	if len(keys) == 0 {
-		return page, nil
-	}
-	docs, err := q.store.Get(ctx, keys...)
-	if err != nil {
-		return page, fmt.Errorf("read children: %w", err)
-	}
-	for _, d := range docs {
-		var r Run
-		if d.Rev == "" {
-			continue
-		}
-		if err := event.Unmarshal(d.Data, &r); err != nil {
-			return page, fmt.Errorf("document %s: %w", d.Key, err)
-		}
-		page.Items = append(page.Items, *header(&r))
-	}
-	return page, nil
+	page.Items, err = q.headers(ctx, keys)
+	return page, err
 }
 
 // families returns the children that the tasks of a run have, those of earlier rounds first.
 func (q *Queries) families(ctx context.Context, run string) ([]family, error) {
-	docs, err := q.store.Get(ctx, runKey(run))
+	r, err := q.readRun(ctx, run)
 	if err != nil {
-		return nil, fmt.Errorf("read run: %w", err)
+		return nil, err
 	}
-	if docs[0].Rev == "" {
-		return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", run)
-	}
-	var r Run
-	if err := event.Unmarshal(docs[0].Data, &r); err != nil {
-		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
-	}
-	def, err := q.definition(ctx, &r)
+	def, err := q.definition(ctx, r)
 	if err != nil {
 		return nil, err
 	}
