@@ -200,17 +200,17 @@ func (d *decider) tick(in *Tick) {
 	if t == nil || d.run.look(t).IsZero() || d.at.Now.Before(t.Look) {
 		return
 	}
-	if t.Kids != nil {
-		d.tickChildren(t)
-		return
-	}
 	switch t.State {
 	case event.TaskReady:
 		d.tickReady(t, in)
 	case event.TaskWaiting:
-		d.tickWaiting(t, in)
+		if t.Kids != nil {
+			d.tickChildren(t)
+		} else {
+			d.tickWaiting(t, in)
+		}
 	case event.TaskRetrying:
-		d.makeReady(t)
+		d.retryNow(t)
 	case event.TaskAssigned:
 		d.tickAssigned(t, in)
 	case event.TaskRunning:

@@ -186,7 +186,7 @@ func (c *checker) failure(i int) {
 			c.add(at+".onFailure.fallback", "%d fallbacks, at most %d are allowed", len(f.Fallback), maxFallback)
 			return
 		}
-		if len(f.Fallback) > 0 && c.d.kind(t) != nodeAgent && c.d.kind(t) != nodeChildren {
+		if len(f.Fallback) > 0 && !c.byAgent(t) {
 			c.add(at+".onFailure.fallback", "fallback names agents, but this task is not done by one")
 		}
 		for k := range f.Fallback {
@@ -202,6 +202,11 @@ func (c *checker) failure(i int) {
 		c.object(at+".compensate", "parameters", u.Parameters)
 		c.template(at+".compensate.parameters", "compensate.parameters", u.Parameters, reach{task: i, self: true})
 	}
+}
+
+// byAgent reports whether an agent does a task, or what it repeats.
+func (c *checker) byAgent(t *Task) bool {
+	return c.d.kind(t) == nodeAgent || c.d.kind(t) == nodeChildren && (t.Select != nil || t.AgentCapability != "" || t.AgentID != "")
 }
 
 // unknownTask says that a name is of no task, and which is like it.

@@ -42,6 +42,8 @@ type ParentRef struct {
 	Born  time.Time `json:"born"`           // when the first of its ancestors was created
 	Only  string    `json:"only,omitzero"`  // the one task of the definition that it runs: what the task with forEach or loop does each time
 	Depth int       `json:"depth,omitzero"` // how many runs it is inside of
+
+	Previous *event.TaskError `json:"previous,omitzero"` // of the workflow inside of another: how it ended the last time that the task was tried
 }
 
 // ID returns the id of the child.
@@ -322,9 +324,9 @@ func (d *decider) lookLater(t *Task, rt *RunTask) {
 	}
 }
 
-// missing makes a child again that has no document.
+// missing makes a child again that has no document. While the run is paused it would be given to agents, so that waits.
 func (d *decider) missing(in *Missing) {
-	if _, rt := d.parent(in.TaskID, in.Round); rt != nil && slices.Contains(rt.Kids.Active, in.Index) {
+	if _, rt := d.parent(in.TaskID, in.Round); rt != nil && d.run.State == event.RunRunning && slices.Contains(rt.Kids.Active, in.Index) {
 		d.out.Spawn = append(d.out.Spawn, Spawn{TaskID: rt.ID, Round: rt.Attempt, Index: in.Index})
 		d.changed = true
 	}
@@ -358,7 +360,7 @@ func (d *decider) childEnded(in *ChildEnded) {
 			return
 		}
 	case in.Error != nil:
-		d.failFor(rt, in.Error)
+		d.childFailed(t, rt, in)
 		return
 	case t.Loop == nil || !in.Again:
 		d.complete(rt, in.Output)
@@ -396,51 +398,13 @@ func (d *decider) tickChildren(rt *RunTask) {
 	d.changed = true
 }
 
-// held pauses a child with its parent, and lets it go on with it.
-func (d *decider) held(in *Held) {
-	paused := d.run.State == event.RunPaused
-	switch {
-	case d.run.State.Final() || d.run.Parent == nil || paused == in.On:
-	case in.On:
-		d.pause(nil)
-	default:
-		d.resume(nil)
-	}
-}
-
 // orphaned ends a run whose parent has no use for it any more.
 func (d *decider) orphaned(in *Orphaned) {
 	if p := d.run.Parent; d.run.State.Final() || p == nil || p.ID() != in.Parent.ID() {
 		return
 	}
+	d.undoAlthoughPaused()
 	d.end(event.RunCancelled, &event.TaskError{Code: "cancelled", Message: "task " + in.Parent.Task + " of the run that started it has ended"})
-}
-
-// only returns the definition of the children of a task with forEach or loop: what it does each time, and nothing of what repeats it or comes
-// before and after.
-func (d *Definition) only(taskID string) *Definition {
-	one := *d
-	one.Tasks, one.index, one.flow, one.Concurrency, one.Output, one.InputSchema, one.RunTimeoutSeconds = nil, nil, nil, nil, nil, nil, 0
-	t := d.Find(taskID)
-	if t == nil {
-		return &one
-	}
-	body := *t
-	body.ForEach, body.Loop, body.Workflow = nil, nil, nil
-	body.DependsOn, body.Join, body.When, body.Switch, body.NextTaskID, body.Compensate = nil, nil, "", nil, nil, nil
-	body.Parameters = nil // the run's input holds them
-	if f := t.OnFailure; f != nil {
-		body.OnFailure = nil
-		if len(f.Fallback) > 0 {
-			body.OnFailure = &OnFailure{Fallback: f.Fallback}
-		}
-	}
-	if body.Select != nil && body.Select.SameAs != "" { // the run is started for that agent
-		body.Select = nil
-	}
-	one.Tasks, one.index = []Task{body}, map[string]int{taskID: 0}
-	one.compile()
-	return &one
 }
 
 // children applies the inputs that are about a parent and its children.

@@ -80,6 +80,14 @@ func (d *decider) undoFirst(state event.RunState, why *event.TaskError) bool {
 	return true
 }
 
+// undoAlthoughPaused ends the pause of a run that somebody wants to end, if there is something to undo: that is work for agents, and the run goes on until it
+// is done. A run that fails by itself while it is paused undoes what it has done when it is resumed.
+func (d *decider) undoAlthoughPaused() {
+	if len(d.run.Undo) > 0 {
+		d.proceed()
+	}
+}
+
 // undoNext begins to undo the task that has completed last, or ends the run when all are undone.
 func (d *decider) undoNext() {
 	if n := len(d.run.Undo); n > 0 {

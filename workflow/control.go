@@ -10,6 +10,8 @@ import (
 // Control is what people have said about a run, and what follows from it. A run that nobody steers has none.
 type Control struct {
 	Paused   time.Time    `json:"paused,omitzero"`   // since when it is paused, zero when it is not
+	Own      bool         `json:"own,omitzero"`      // people have paused it
+	Kin      bool         `json:"kin,omitzero"`      // it is paused with its parent
 	Seq      uint64       `json:"seq,omitzero"`      // of the pause or resume that counts: the last one in the stream
 	SeqAt    time.Time    `json:"seqAt,omitzero"`    // its stream timestamp
 	StoodMs  int64        `json:"stoodMs,omitzero"`  // how long it has been paused before, in milliseconds
@@ -114,21 +116,61 @@ func (d *decider) say() bool {
 
 // pause makes the run stand still: nothing is given to an agent, no clock runs. What agents are at work on goes on, and is taken in.
 func (d *decider) pause(*event.RunCommand) {
-	if d.say() && d.run.State != event.RunPaused {
+	if d.say() {
+		d.control().Own = true
+		d.halt()
+	}
+}
+
+// resume lets the run go on, unless it is paused with its parent.
+func (d *decider) resume(*event.RunCommand) {
+	if d.say() {
+		if ctl := d.control(); !ctl.Kin {
+			d.proceed()
+		} else {
+			ctl.Own = false
+		}
+	}
+}
+
+// held pauses a child with its parent, and lets it go on with it unless people have paused it too.
+func (d *decider) held(in *Held) {
+	if d.run.State.Final() || d.run.Parent == nil || in.On == d.run.pausedWithParent() {
+		return
+	}
+	ctl := d.control()
+	ctl.Kin = in.On
+	switch {
+	case in.On:
+		d.halt()
+	case !ctl.Own:
+		d.proceed()
+	}
+}
+
+// pausedWithParent reports whether a child is paused because its parent is. A document that does not say why it is paused comes from a version in
+// which every pause ended with that of the parent.
+func (r *Run) pausedWithParent() bool {
+	return r.Parent != nil && r.State == event.RunPaused && (r.Control.Kin || !r.Control.Own)
+}
+
+func (d *decider) halt() {
+	if d.run.State != event.RunPaused {
 		d.control().Paused = d.at.Now
 		d.run.State = event.RunPaused
 		d.out.Cause = "paused"
 	}
 }
 
-// resume lets the run go on. Every clock goes on where it stood.
-func (d *decider) resume(*event.RunCommand) {
-	if !d.say() || d.run.State != event.RunPaused {
+// proceed ends a pause for whatever reason it was. Every clock goes on where it stood.
+func (d *decider) proceed() {
+	if d.run.State != event.RunPaused {
 		return
 	}
 	ctl := d.control()
 	stood := d.at.Now.Sub(ctl.Paused)
 	ctl.Paused, ctl.StoodMs = time.Time{}, ctl.StoodMs+stood.Milliseconds()
+	ctl.Own, ctl.Kin = false, false
 	d.run.State = event.RunRunning
 	if d.run.pending() {
 		d.run.State = event.RunPending
@@ -238,6 +280,7 @@ func (d *decider) cancelled(reason string) {
 	if reason == "" {
 		reason = "cancelled"
 	}
+	d.undoAlthoughPaused()
 	d.end(event.RunCancelled, &event.TaskError{Code: "cancelled", Message: reason})
 }
 

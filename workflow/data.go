@@ -176,10 +176,10 @@ func (r *Run) mayBeApart(def *Definition, id string) bool {
 }
 
 // ownInput is what a task is given that nobody has edited: its parameters or, if it has none and the run begins with it, the input of the run. In a definition of the old
-// kind the input of the run comes first. Its error is errNeeds or one for blame.
+// kind the input of the run comes first, unless the parameters say by expressions what becomes of it. Its error is errNeeds or one for blame.
 func (d *decider) ownInput(t *Task) (event.Raw, error) {
 	in := t.Parameters
-	if d.def.begins(t.TaskID) && (!d.def.graph() || len(in) == 0) {
+	if d.def.begins(t.TaskID) && (len(in) == 0 || !d.def.graph() && !d.computes(in)) {
 		runInput, known := d.input()
 		switch {
 		case !known:
@@ -195,6 +195,15 @@ func (d *decider) ownInput(t *Task) (event.Raw, error) {
 		return in, nil
 	}
 	return d.render(in)
+}
+
+// computes reports whether a template holds an expression. What comes from those who know no templates holds none.
+func (d *decider) computes(raw event.Raw) bool {
+	if d.run.Legacy || !mayCompute(raw) {
+		return false
+	}
+	t, err := d.def.template(raw)
+	return err != nil || t.Expressions() > 0
 }
 
 func emptyObject(v event.Raw) bool {

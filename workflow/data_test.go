@@ -192,3 +192,37 @@ func TestWhatWasMovedOutCanStillBeReferredTo(t *testing.T) {
 		t.Errorf("the run is %s with output %s: %v", s.run.State, got, s.run.Error)
 	}
 }
+
+// In a sequence the input of the run replaces the parameters of the first task, as it always did. Expressions in them are no accident: they win, except in a
+// run that comes from those who know none.
+func TestTheFirstTaskOfASequence(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, parameters, input string
+		legacy                  bool
+		want                    string
+	}{
+		{"input", `{"a":1}`, `{"n":7}`, false, `{"n":7}`},
+		{"no input", `{"a":1}`, `{}`, false, `{"a":1}`},
+		{"no parameters", `{}`, `{"n":7}`, false, `{"n":7}`},
+		{"expressions", `{"a":1,"n":"${{ input.n }}"}`, `{"n":7}`, false, `{"a":1,"n":7}`},
+		{"expressions that ask for no input", `{"by":"${{ run.id }}"}`, `{"n":7}`, false, `{"by":"` + runID + `"}`},
+		{"braces of another language", `{"a":"{{ n }}"}`, `{"n":7}`, false, `{"n":7}`},
+		{"what only looks like an expression", `{"a":"$${{ n }}"}`, `{"n":7}`, false, `{"n":7}`},
+		{"old, input", `{"n":"${{ input.n }}"}`, `{"n":7}`, true, `{"n":7}`},
+		{"old, no input", `{"n":"${{ input.n }}"}`, `{}`, true, `{"n":"${{ input.n }}"}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := tell(t, `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c","parameters":`+tt.parameters+`,"nextTaskId":"b"},{"taskId":"b","agentCapability":"c"}]}`,
+				&event.RunStart{Input: event.Raw(tt.input), Legacy: tt.legacy})
+			if got := s.given("a"); got != tt.want {
+				t.Errorf("it is given %s, want %s", got, tt.want)
+			}
+		})
+	}
+	s := tell(t, `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c","parameters":{"n":"${{ input.n }}"}}]}`, &event.RunStart{Input: event.Raw(`{"m":7}`)})
+	if s.run.State != event.RunFailed || s.run.Error.Code != "expression_error" {
+		t.Errorf("without the value that it asks for the run is %s: %v", s.run.State, s.run.Error)
+	}
+}

@@ -354,6 +354,7 @@ func (d *decider) enterAgent(t *Task, rt *RunTask) {
 	if !d.checkInput(t, rt) {
 		return
 	}
+	d.told(rt)
 	d.makeReady(rt)
 	if rt.Class == "" {
 		message := "task " + rt.ID + " has no agentCapability and no agent was named when the run was started"

@@ -353,14 +353,14 @@ func waitText(node *Task, t *RunTask) string {
 	text := "is " + string(t.State)
 	switch {
 	case node == nil:
+	case t.Kids != nil:
+		return t.Kids.text()
 	case node.Signal != nil:
 		text += fmt.Sprintf(": for signal %q", node.Signal.Name)
 	case node.Approval != nil:
 		text += ": for somebody's approval"
 	case node.Wait != nil && !t.Look.IsZero():
 		return text + " until " + t.Look.UTC().Format(time.RFC3339)
-	case t.Kids != nil:
-		return t.Kids.text()
 	}
 	if !t.Look.IsZero() {
 		text += ", and is looked at again at " + t.Look.UTC().Format(time.RFC3339)

@@ -59,16 +59,34 @@ func (r *Retry) wait(tries int, random float64, e *event.TaskError) time.Duratio
 
 // fail ends an attempt without success: the task is tried again, by the same agents or by others, or it fails.
 func (d *decider) fail(t *RunTask, e *event.TaskError) {
-	t.Error, t.QueueBy, t.EndBy = e, time.Time{}, time.Time{}
-	if r := d.def.retryOf(d.task(t.ID), e.Code); r.allows(t.Tries, e) {
-		wait := r.wait(t.Tries, d.at.Random, e)
-		t.Tries++
-		t.State, t.Retry = event.TaskRetrying, d.at.Now.Add(wait)
-		t.Look, t.Class = t.Retry, ""
-		d.changed = true
-		return
+	t.QueueBy, t.EndBy = time.Time{}, time.Time{}
+	if !d.tryAgain(d.task(t.ID), t, e) {
+		d.giveOn(t, e)
 	}
-	d.giveOn(t, e)
+}
+
+// tryAgain lets a task wait for its next attempt, if a retry is left.
+func (d *decider) tryAgain(task *Task, t *RunTask, e *event.TaskError) bool {
+	t.Error = e
+	r := d.def.retryOf(task, e.Code)
+	if !r.allows(t.Tries, e) {
+		return false
+	}
+	wait := r.wait(t.Tries, d.at.Random, e)
+	t.Tries++
+	t.State, t.Retry = event.TaskRetrying, d.at.Now.Add(wait)
+	t.Look, t.Class = t.Retry, ""
+	d.changed = true
+	return true
+}
+
+// retryNow begins the next attempt of a task.
+func (d *decider) retryNow(t *RunTask) {
+	if task := d.task(t.ID); d.def.kind(task) == nodeChildren {
+		d.enterChildren(task, t)
+	} else {
+		d.makeReady(t)
+	}
 }
 
 // giveOn lets the next fallback try a task that has failed, or fails it when there is none.

@@ -197,6 +197,7 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 	ids := make([]string, len(t.Kids.Active))
 	for i, index := range t.Kids.Active {
 		ids[i] = childID(run, task, t.Attempt, index)
+		e.runs.Forget(runKey(ids[i])) // one that only seems to be as it should be would be left behind
 	}
 	v := &view{runs: make(map[string]*slot[*Run], len(ids))}
 	if err := e.loadRuns(ctx, v, ids); err != nil {
@@ -205,12 +206,13 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 	var inputs []*input
 	for i, id := range ids {
 		child := v.runs[id].val
+		halts := r.State == event.RunPaused && !t.State.Final()
 		switch {
 		case child == nil || child.State.Final():
 		case t.State.Final() && child.Undoing == nil:
 			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: ParentRef{Run: run, Task: task, Round: t.Attempt, Index: t.Kids.Active[i]}}})
-		case !t.State.Final() && (child.State == event.RunPaused) != (r.State == event.RunPaused):
-			inputs = append(inputs, &input{run: id, in: &Held{On: r.State == event.RunPaused}})
+		case child.pausedWithParent() != halts:
+			inputs = append(inputs, &input{run: id, in: &Held{On: halts}})
 		}
 	}
 	if len(inputs) == 0 {

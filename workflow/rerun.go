@@ -176,7 +176,7 @@ func (d *decider) reopen(again, first map[string]bool) {
 	}
 	ctl := d.control()
 	ctl.Reruns++
-	ctl.Begun, ctl.StoodMs, ctl.Paused = d.at.Now, 0, time.Time{}
+	ctl.Begun, ctl.StoodMs, ctl.Paused, ctl.Own, ctl.Kin = d.at.Now, 0, time.Time{}, false, false
 	ctl.Edits = slices.DeleteFunc(slices.Clone(ctl.Edits), func(e Edit) bool { return again[e.TaskID] })
 	d.run.State, d.run.Error, d.run.Ended = event.RunRunning, nil, time.Time{}
 	d.run.Output, d.run.BigOutput = nil, false

@@ -198,11 +198,6 @@ func (e *Engine) outputs(ctx context.Context, runs []*Run) ([]event.Raw, error) 
 			fill = append(fill, func(data []byte) error { out[i] = data; return nil })
 		case r.Output != nil:
 			out[i] = r.Output
-		case r.Output != nil:
-			out[i] = r.Output
-		case r.BigOutput:
-			keys = append(keys, runResultKey(r.ID))
-			fill = append(fill, func(data []byte) error { out[i] = data; return nil })
 		case r.LastBig > 0:
 			keys = append(keys, outputKey(r.ID, r.LastDone, r.LastBig))
 			fill = append(fill, func(data []byte) error { out[i] = data; return nil })

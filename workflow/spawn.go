@@ -13,7 +13,7 @@ import (
 	"github.com/opspawn/opscore/workflow/expr"
 )
 
-// definitionOf returns the definition that a run follows: for a child of a forEach or a loop the one task of its parent's.
+// definitionOf returns the definition that a run follows: for most children of a forEach or a loop the one task of its parent's.
 func (e *Engine) definitionOf(ctx context.Context, r *Run) (*Definition, error) {
 	if r.Parent == nil || r.Parent.Only == "" {
 		return e.definition(ctx, r.Workflow, r.DefVersion)
@@ -148,6 +148,9 @@ func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Sp
 		Event:    &event.RunStart{RunID: ref.ID(), Labels: parent.Labels, Priority: parent.Priority},
 		Workflow: parent.Workflow, DefVersion: parent.DefVersion, Parent: ref,
 	}
+	if t.ForEach == nil && t.Loop == nil {
+		ref.Previous = parent.Find(s.TaskID).Error
+	}
 	if t.Workflow == nil && t.Select != nil && t.Select.SameAs != "" {
 		if same := parent.Find(t.Select.SameAs); same != nil {
 			start.Event.AgentID = same.Agent
@@ -163,7 +166,7 @@ func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Sp
 	if start.Problem = problem; err != nil {
 		return nil, err
 	}
-	if t.Workflow == nil {
+	if t.inner() {
 		return start, nil
 	}
 	if start.Queue, err = e.queueOf(ctx, child, start.Workflow); err != nil {
@@ -174,7 +177,7 @@ func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Sp
 
 // childDefinition finds the definition that a child follows.
 func (e *Engine) childDefinition(ctx context.Context, parent *Run, t *Task, start *Start, child *change) (problem *event.TaskError, err error) {
-	if t.Workflow == nil {
+	if t.inner() {
 		start.Parent.Only = t.TaskID
 		child.def, err = e.definitionOf(ctx, &Run{Workflow: parent.Workflow, DefVersion: parent.DefVersion, Parent: start.Parent})
 		return nil, err
