@@ -71,8 +71,9 @@ type Children struct {
 
 // round is how many children a task had when it was entered once.
 type round struct {
-	N     int `json:"n"` // number of the round
-	Count int `json:"count"`
+	N      int   `json:"n"` // number of the round
+	Count  int   `json:"count"`
+	Active []int `json:"active,omitzero"` // children that had not ended, as far as the run knew: they are not wanted any more
 }
 
 // family is all children that a task has had in one round.
@@ -235,7 +236,7 @@ func (d *decider) enterChildren(t *Task, rt *RunTask) {
 		k.Total = 1
 	}
 	if old := rt.Kids; old != nil {
-		k.Past = append(slices.Clone(old.Past), round{N: old.Round, Count: old.count()})
+		k.Past = append(slices.Clone(old.Past), round{N: old.Round, Count: old.count(), Active: old.Active})
 	}
 	rt.Attempt++
 	k.Round = rt.Attempt

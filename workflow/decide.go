@@ -187,6 +187,8 @@ type decider struct {
 
 	ended []ended // of a graph: what ended, and is still to be left
 	met   []int   // of a graph: places of tasks that are to begin
+
+	way map[string]int // of a sequence: see steps
 }
 
 func clone(r *Run) *Run {

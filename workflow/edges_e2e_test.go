@@ -2,10 +2,12 @@ package workflow_test
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 
 	"github.com/opspawn/opscore/bus/agent"
 	"github.com/opspawn/opscore/bus/bustest"
@@ -196,5 +198,152 @@ func TestPauseHoldsTheWholeTree(t *testing.T) {
 	b.call(t, event.KindRunResume, first, struct{}{})
 	if r := b.ended(t, run); r.State != event.RunCompleted || c.began.Load() != 9 {
 		t.Errorf("after %d tasks the run is %s", c.began.Load(), event.MustMarshal(r))
+	}
+}
+
+// again waits until a run that was told to go on has ended once more.
+func (b *bundle) again(t *testing.T, run string, reruns int) *event.Run {
+	t.Helper()
+	return b.until(t, run, func(r *event.Run) bool { return r.State.Final() && r.Reruns == reruns })
+}
+
+// A map and a workflow inside are run again as new runs, with the input that somebody has given them; those before stay to be seen.
+func TestAMapIsRunAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.serve(t, "a", []string{"echo"}, func(_ context.Context, task *agent.Task) (any, error) { return task.Input, nil })
+	b.define(t, `{"id":"inner","tasks":[{"taskId":"t","agentCapability":"echo"}]}`)
+	b.define(t, `{"id":"d","output":"${{ tasks.last.output }}","tasks":[
+		{"taskId":"each","agentCapability":"echo","forEach":{"items":"input.items"},"parameters":{"n":"${{ item }}","tone":"warm"}},
+		{"taskId":"sub","dependsOn":["each"],"workflow":{"id":"inner","input":{"all":"${{ tasks.each.output }}"}}},
+		{"taskId":"last","dependsOn":["sub"],"agentCapability":"echo","parameters":{"sub":"${{ tasks.sub.output }}"}}]}`)
+	run := b.launch(t, "d", `{"items":[1,2]}`)
+	want := func(reruns, children int, output string) {
+		t.Helper()
+		if r := b.again(t, run, reruns); r.State != event.RunCompleted || string(r.Output) != output {
+			t.Fatalf("the run is %s", event.MustMarshal(r))
+		}
+		if n := len(b.childrenOf(t, run)); n != children {
+			t.Errorf("it has %d children, want %d", n, children)
+		}
+	}
+	want(0, 3, `{"sub":{"all":[{"n":1,"tone":"warm"},{"n":2,"tone":"warm"}]}}`)
+	b.call(t, event.KindRunRerun, run, &event.RunCommand{TaskID: "each", Set: event.Raw(`{"tone":"cool"}`)})
+	want(1, 6, `{"sub":{"all":[{"n":1,"tone":"cool"},{"n":2,"tone":"cool"}]}}`)
+	b.call(t, event.KindRunRerun, run, &event.RunCommand{TaskID: "sub", Input: event.Raw(`{"x":7}`)})
+	want(2, 7, `{"sub":{"x":7}}`)
+	child := b.childrenOf(t, run)[0]
+	o := b.refused(t, event.KindRunRerun, child.RunID, &event.RunCommand{TaskID: "each"}, event.CodeNotAllowedNow)
+	if want := `the run is a part of run "` + run + `", which can be retried or run again`; o.Error.Message != want {
+		t.Errorf("a child is refused as %v", o.Error)
+	}
+}
+
+// A map that has failed lets go of its items, also when it is run again at once.
+func TestTheItemsOfAnEarlierGoAreCalledOff(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var stopped atomic.Int64
+	var broken atomic.Bool
+	broken.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	a, err := agent.New(agent.Config{Conn: b.conn.NC(), ID: "a", Name: "a", Version: "1", Capabilities: []string{"work"}, Slots: 10},
+		func(ctx context.Context, task *agent.Task) (any, error) {
+			if !broken.Load() {
+				return *task.ItemIndex, nil
+			}
+			if *task.ItemIndex == 0 {
+				return nil, agent.Permanent(agent.Fail("broken", "it is"))
+			}
+			<-ctx.Done()
+			stopped.Add(1)
+			return nil, context.Cause(ctx)
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	<-a.Ready()
+	b.define(t, `{"id":"d","tasks":[{"taskId":"each","agentCapability":"work","forEach":{"items":"[1,2,3,4]"},"retry":{"attempts":0}}]}`)
+	for range 5 {
+		broken.Store(true)
+		stopped.Store(0)
+		run := b.launch(t, "d", `{}`)
+		b.until(t, run, func(r *event.Run) bool { return r.State == event.RunFailed })
+		broken.Store(false)
+		b.call(t, event.KindRunRetry, run, struct{}{})
+		if r := b.again(t, run, 1); r.State != event.RunCompleted || string(r.Output) != `[0,1,2,3]` {
+			t.Fatalf("the run is %s", event.MustMarshal(r))
+		}
+		bustest.Eventually(t, "nobody works on what was called off", func() bool {
+			for _, child := range b.childrenOf(t, run) {
+				if !child.State.Final() {
+					return false
+				}
+			}
+			agent, err := b.agents.Get(t.Context(), "a")
+			return err == nil && len(agent.Held) == 0
+		})
+	}
+}
+
+// Runs that are run again take a place as those do that are started: two replicas never let more go on than may, and who finds no room is told.
+func TestRunningAgainTakesAPlace(t *testing.T) {
+	t.Parallel()
+	b := setupRedis(t, 2)
+	c := b.crew(t, "crew", "work")
+	b.define(t, `{"id":"d","concurrency":{"max":2},"tasks":[{"taskId":"t","agentCapability":"work"}]}`)
+	var runs []string
+	for range 6 {
+		run := b.launch(t, "d", `{}`)
+		b.call(t, event.KindRunCancel, run, struct{}{})
+		b.ended(t, run)
+		runs = append(runs, run)
+	}
+	began := c.began.Load()
+	outcomes := make(chan bool, len(runs))
+	for _, run := range runs {
+		go func() {
+			m := nats.NewMsg(event.CommandSubject(event.KindRunRetry, run))
+			m.Data = []byte(`{}`)
+			o, _, err := b.conn.Call(t.Context(), m)
+			if err != nil || !o.OK && (o.Error.Code != event.CodeNotAllowedNow || !strings.Contains(o.Error.Message, "there is no room for the run")) {
+				t.Errorf("%v %v", err, o.Error)
+			}
+			outcomes <- o.OK
+		}()
+	}
+	taken := 0
+	for range runs {
+		if <-outcomes {
+			taken++
+		}
+	}
+	bustest.Eventually(t, "those that found room are at work", func() bool { return c.began.Load() == began+2 })
+	if taken != 2 {
+		t.Errorf("%d of 6 runs went on, 2 may", taken)
+	}
+	waits := b.launch(t, "d", `{}`)
+	if r, err := b.runs.Run(t.Context(), waits); err != nil || r.State != event.RunPending {
+		t.Errorf("beside them a run is %s, %v", r.State, err)
+	}
+	close(c.goOn)
+	b.ended(t, waits)
+	for _, run := range runs {
+		r := b.ended(t, run)
+		if r.State == event.RunCompleted {
+			continue
+		}
+		b.call(t, event.KindRunRetry, run, struct{}{})
+		if r = b.ended(t, run); r.State != event.RunCompleted {
+			t.Errorf("with room again the run is %s", event.MustMarshal(r))
+		}
+	}
+	b.call(t, event.KindWorkflowPause, "d", struct{}{})
+	o := b.refused(t, event.KindRunRerun, waits, &event.RunCommand{TaskID: "t"}, event.CodeNotAllowedNow)
+	if want := `workflow "d" is paused; the run can go on when it is resumed`; o.Error.Message != want {
+		t.Errorf("it is refused as %v", o.Error)
 	}
 }

@@ -261,7 +261,11 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 	what := in.in
 	switch i := what.(type) {
 	case *Command:
-		if refusal, err := e.refuseEarly(ctx, c.after, i); refusal != nil || err != nil {
+		refusal, err := e.refuseEarly(ctx, c.after, i)
+		if refusal == nil && err == nil {
+			refusal, err = e.refuseAgain(ctx, v, c, i, at.Seq)
+		}
+		if refusal != nil || err != nil {
 			in.answer = event.Refused(refusal)
 			return err
 		}

@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -194,9 +195,10 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 	if t == nil || t.Kids == nil {
 		return nothing(op), nil
 	}
-	ids := make([]string, len(t.Kids.Active))
-	for i, index := range t.Kids.Active {
-		ids[i] = childID(run, task, t.Attempt, index)
+	kin := t.kin(run)
+	ids := make([]string, len(kin))
+	for i := range kin {
+		ids[i] = kin[i].ID()
 		e.runs.Forget(runKey(ids[i])) // one that only seems to be as it should be would be left behind
 	}
 	v := &view{runs: make(map[string]*slot[*Run], len(ids))}
@@ -206,11 +208,12 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 	var inputs []*input
 	for i, id := range ids {
 		child := v.runs[id].val
-		halts := r.State == event.RunPaused && !t.State.Final()
+		wanted := t.wants(kin[i].Round)
+		halts := wanted && r.State == event.RunPaused
 		switch {
 		case child == nil || child.State.Final():
-		case t.State.Final() && child.Undoing == nil:
-			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: ParentRef{Run: run, Task: task, Round: t.Attempt, Index: t.Kids.Active[i]}}})
+		case !wanted && child.Undoing == nil:
+			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: kin[i]}})
 		case child.pausedWithParent() != halts:
 			inputs = append(inputs, &input{run: id, in: &Held{On: halts}})
 		}
@@ -219,6 +222,22 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 		return nothing(op), nil
 	}
 	return inputs, nil
+}
+
+// kin lists the children of a task that may go on, those of earlier rounds among them.
+func (t *RunTask) kin(run string) []ParentRef {
+	var list []ParentRef
+	for _, past := range append(slices.Clone(t.Kids.Past), round{N: t.Kids.Round, Active: t.Kids.Active}) {
+		for _, index := range past.Active {
+			list = append(list, ParentRef{Run: run, Task: t.ID, Round: past.N, Index: index})
+		}
+	}
+	return list
+}
+
+// wants reports whether a task still has use for the children of a round: it has neither ended before them, nor is it to begin once more.
+func (t *RunTask) wants(round int) bool {
+	return round == t.Kids.Round && !t.State.Final() && t.State != event.TaskPending
 }
 
 // movedTask reads a task that has left the document of its run; nil if there is none.

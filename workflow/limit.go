@@ -140,6 +140,35 @@ func (e *Engine) readmit(ctx context.Context, v *view, c *change) (queue string,
 	return q, nil
 }
 
+// refuseAgain refuses to let a run that has ended go on for which there is no place, or whose workflow is paused: its tasks would be begun at once.
+func (e *Engine) refuseAgain(ctx context.Context, v *view, c *change, in *Command, seq uint64) (*event.Error, error) {
+	r := c.after
+	if in.Kind != event.KindRunRetry && in.Kind != event.KindRunRerun || !r.exists() || !r.State.Final() || r.Parent != nil || r.took(seq) {
+		return nil, nil
+	}
+	q := r.slot()
+	e.latest.Forget(definitionKey(r.Workflow)) // no commit shows that what is remembered is out of date, if it is refused
+	if v.limits[q] == nil {
+		e.limits.Forget(limitKey(q))
+	}
+	paused, err := e.queueOf(ctx, c, r.Workflow)
+	if err != nil {
+		return nil, err
+	}
+	if paused != "" {
+		return event.Errorf(event.CodeNotAllowedNow, "workflow %q is paused; the run can go on when it is resumed", r.Workflow), nil
+	}
+	if q == "" || c.def.Concurrency == nil {
+		return nil, nil
+	}
+	l, err := e.loadLimiter(ctx, v, q)
+	if err != nil || l.admits(c.def.Concurrency.Max, false) {
+		return nil, err
+	}
+	return event.Errorf(event.CodeNotAllowedNow, "there is no room for the run beside others of workflow %q: %d go on, at most %d may, and %d wait",
+		r.Workflow, l.Active, c.def.Concurrency.Max, l.Waiting), nil
+}
+
 // countSlots lets a limiter follow what a change does to a run: it takes a place, gives it back, or begins or ceases to wait for one.
 func (e *Engine) countSlots(ctx context.Context, v *view, c *change) error {
 	for _, q := range [...]string{c.before.slot(), c.after.slot()} {

@@ -119,7 +119,7 @@ func (d *decider) within(limit time.Time) string {
 	case limit.Equal(d.run.Control.deadline()):
 		return "by " + limit.UTC().Format(time.RFC3339)
 	case d.run.Legacy:
-		return "within " + (d.run.endsBy().Sub(d.run.Created) - d.run.stood()).String()
+		return "within " + (d.run.endsBy().Sub(d.run.began()) - d.run.stood()).String()
 	}
 	return "within " + span(d.def.RunTimeoutSeconds).String()
 }
@@ -130,6 +130,12 @@ func (r *Run) began() time.Time {
 		return r.Created
 	}
 	return r.Control.Begun
+}
+
+// late reports whether the deadline of the run has passed.
+func (r *Run) late(now time.Time) bool {
+	by := r.Control.deadline()
+	return !by.IsZero() && !now.Before(by)
 }
 
 func (c *Control) deadline() time.Time {

@@ -53,8 +53,13 @@ func (d *decider) rerun(c *event.RunCommand) {
 	if !d.mayReopen() {
 		return
 	}
-	if d.def.Find(c.TaskID) == nil {
+	t := d.def.Find(c.TaskID)
+	if t == nil {
 		d.refuse(event.CodeInvalid, "workflow %q has no task %q", d.def.ID, c.TaskID)
+		return
+	}
+	if k := d.def.kind(t); len(c.Input)+len(c.Set) > 0 && k != nodeAgent && k != nodeChildren {
+		d.refuse(event.CodeInvalid, "task %q takes no input", c.TaskID)
 		return
 	}
 	if s := d.stateOf(c.TaskID); s != event.TaskCompleted && s != event.TaskFailed && s != event.TaskCancelled {
@@ -88,6 +93,8 @@ func (d *decider) mayReopen() bool {
 		d.refuse(event.CodeNotAllowedNow, "the run has undone what it had done; start another one")
 	case d.run.Total == 0:
 		d.refuse(event.CodeNotAllowedNow, "the run had not begun; start another one")
+	case d.run.late(d.at.Now):
+		d.refuse(event.CodeNotAllowedNow, "the run was to end by %s; start another one", d.run.Control.Deadline.UTC().Format(time.RFC3339))
 	default:
 		return true
 	}
@@ -108,15 +115,22 @@ func (d *decider) stateOf(id string) event.TaskState {
 				return e.State
 			}
 		}
-		n := 0
-		for t := &d.def.Tasks[0]; t != nil && n < d.run.Completed; t = d.def.after(t) {
-			if t.TaskID == id {
-				return event.TaskCompleted
-			}
-			n++
+		if n, ok := d.steps()[id]; ok && n < d.run.Completed {
+			return event.TaskCompleted
 		}
 	}
 	return event.TaskPending
+}
+
+// steps says at which step a sequence comes to each of its tasks.
+func (d *decider) steps() map[string]int {
+	if d.way == nil {
+		d.way = make(map[string]int, len(d.def.Tasks))
+		for t := d.def.first(); t != nil && len(d.way) < len(d.def.Tasks); t = d.def.after(t) {
+			d.way[t.TaskID] = len(d.way)
+		}
+	}
+	return d.way
 }
 
 // broken are the tasks that the run did not get done: they have failed, and nothing was to follow from that, or were cancelled.
@@ -174,20 +188,21 @@ func (d *decider) reopen(again, first map[string]bool) {
 		}
 		return
 	}
+	completed := 0
+	for i := range d.def.Tasks {
+		if id := d.def.Tasks[i].TaskID; !again[id] && d.stateOf(id) == event.TaskCompleted {
+			completed++
+		}
+	}
 	ctl := d.control()
 	ctl.Reruns++
 	ctl.Begun, ctl.StoodMs, ctl.Paused, ctl.Own, ctl.Kin = d.at.Now, 0, time.Time{}, false, false
 	ctl.Edits = slices.DeleteFunc(slices.Clone(ctl.Edits), func(e Edit) bool { return again[e.TaskID] })
 	d.run.State, d.run.Error, d.run.Ended = event.RunRunning, nil, time.Time{}
-	d.run.Output, d.run.BigOutput = nil, false
+	d.run.Output, d.run.BigOutput, d.run.Asks = nil, false, nil
 	d.run.Undo = slices.DeleteFunc(slices.Clone(d.run.Undo), func(place int) bool { return again[d.def.Tasks[place].TaskID] })
 	d.forget(again)
-	d.run.Completed = 0
-	for i := range d.def.Tasks {
-		if d.stateOf(d.def.Tasks[i].TaskID) == event.TaskCompleted && !again[d.def.Tasks[i].TaskID] {
-			d.run.Completed++
-		}
-	}
+	d.run.Completed = completed
 	d.armRun()
 	for i := range d.def.Tasks { // in the order of the definition
 		t := &d.def.Tasks[i]
@@ -287,16 +302,21 @@ func (d *decider) edit(c *event.RunCommand) {
 
 // taskInput is what a task is given: its own input, unless somebody has edited that. Its error is errNeeds or one for blame.
 func (d *decider) taskInput(t *Task) (event.Raw, error) {
+	return d.run.edited(t.TaskID, func() (event.Raw, error) { return d.ownInput(t) })
+}
+
+// edited returns the input of a task as somebody has edited it; own makes what it is given otherwise. Its error is that of own.
+func (r *Run) edited(taskID string, own func() (event.Raw, error)) (event.Raw, error) {
 	var edit Edit
-	if ctl := d.run.Control; ctl != nil {
-		if i := slices.IndexFunc(ctl.Edits, func(e Edit) bool { return e.TaskID == t.TaskID }); i >= 0 {
-			edit = ctl.Edits[i]
+	if r.Control != nil {
+		if i := slices.IndexFunc(r.Control.Edits, func(e Edit) bool { return e.TaskID == taskID }); i >= 0 {
+			edit = r.Control.Edits[i]
 		}
 	}
 	in := edit.Input
 	if len(in) == 0 {
 		var err error
-		if in, err = d.ownInput(t); err != nil {
+		if in, err = own(); err != nil {
 			return nil, err
 		}
 	}

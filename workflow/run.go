@@ -157,7 +157,7 @@ func (t *RunTask) held() bool { return t.State == event.TaskAssigned || t.State 
 // endsBy is when a legacy run must have ended. The limit is the run's own: one that is set later changes nothing for it.
 func (r *Run) endsBy() time.Time {
 	if r.LimitMs > 0 {
-		return r.Created.Add(time.Duration(r.LimitMs)*time.Millisecond + r.stood())
+		return r.began().Add(time.Duration(r.LimitMs)*time.Millisecond + r.stood())
 	}
-	return r.Created.Add(LegacyTimeout + r.stood())
+	return r.began().Add(LegacyTimeout + r.stood())
 }

@@ -233,10 +233,12 @@ func (e *Engine) childInput(ctx context.Context, v *view, c *change, t *Task, s 
 		scope = scope.With(nil, s.Index)
 		scope.Output = last
 	}
-	if p.input == nil {
-		return defaultInput(t, scope), nil, nil
-	}
-	in, err := p.input.Render(scope, maxChildInput)
+	in, err := c.after.edited(t.TaskID, func() (event.Raw, error) {
+		if p.input == nil {
+			return defaultInput(t, scope), nil
+		}
+		return p.input.Render(scope, maxChildInput)
+	})
 	if err != nil {
 		return nil, evalError(err), nil
 	}
