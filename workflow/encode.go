@@ -4,7 +4,7 @@ import "github.com/opspawn/opscore/bus/event"
 
 // encode returns the run as event.Marshal does, in a tenth of its time: the run is written with every step it takes.
 func (r *Run) encode() []byte {
-	o := event.NewObject(512 + 512*len(r.Tasks) + len(r.Input))
+	o := event.NewObject(512 + 512*len(r.Tasks) + len(r.Input) + 512*len(r.Moments))
 	o.Int("v", int64(r.Version))
 	o.String("id", r.ID)
 	o.String("wf", r.Workflow)
@@ -36,6 +36,9 @@ func (r *Run) encode() []byte {
 	o.OptString("last", r.LastDone)
 	o.OptInt("lastBig", int64(r.LastBig))
 	o.OptInt("story", int64(r.Story))
+	if r.Moments != nil {
+		o.List("moments", len(r.Moments), func(i int) { o.RawElem(r.Moments[i]) })
+	}
 	o.OptRaw("output", r.Output)
 	o.OptBool("bigOutput", r.BigOutput)
 	o.OptValue("asks", r.Asks != nil, r.Asks)

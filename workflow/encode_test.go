@@ -38,6 +38,8 @@ func fill(t *rapid.T, v reflect.Value) {
 			f.Set(reflect.ValueOf(time.UnixMicro(rapid.Int64Range(1, 1<<50).Draw(t, name)).UTC()))
 		case event.Raw:
 			f.Set(reflect.ValueOf(event.Raw(`{"a":[1.0,"ü"]}`)))
+		case []event.Raw:
+			f.Set(reflect.ValueOf([]event.Raw{event.Raw(`{"n":1}`), event.Raw("[]")}))
 		case *event.TaskError:
 			f.Set(reflect.ValueOf(&event.TaskError{Code: "c", Message: "m\n<>&"}))
 		case *float64:

@@ -37,6 +37,7 @@ type Run struct {
 	LastDone   string            `json:"last,omitzero"`      // task that ended last: its output is the run's
 	LastBig    int               `json:"lastBig,omitzero"`   // attempt whose output document that is, 0 if inline
 	Story      int               `json:"story,omitzero"`     // transitions in its timeline so far
+	Moments    []event.Raw       `json:"moments,omitzero"`   // the newest of them, each a moment; the others stand in a log
 	Output     event.Raw         `json:"output,omitzero"`    // of a definition that says what it is
 	BigOutput  bool              `json:"bigOutput,omitzero"` // it is in a document of its own
 	Asks       *Asks             `json:"asks,omitzero"`      // of a run with a time limit: how long it has waited for people

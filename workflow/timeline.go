@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 const (
 	timelineCap     = 1000 // moments kept of a run, which are hundreds of kilobytes at most
 	timelineMessage = 256  // bytes of an error's message that a transition keeps; the run has all of it
+	// The newest moments stand in the run itself, up to so many bytes: a short run needs no log, which would cost the store more than the run does.
+	timelineInline = 1 << 10
 )
 
 // timelineLog names the log of a run's moments.
@@ -125,14 +128,27 @@ func (c *change) advance(in Input, d *Decision) {
 	c.after = d.Run
 }
 
-// tell adds the moment of a change to its Txn and counts its transitions in the run. It must come before the run is encoded.
+// tell adds the moment of a change to the run and counts its transitions there; what the run has no more room for moves to the log. It must come before
+// the run is encoded.
 func (c *change) tell(t *storage.Txn, now time.Time) {
 	if len(c.story) == 0 {
 		return
 	}
-	m := moment{N: c.after.Story, At: now.UTC(), Steps: c.story}
-	c.after.Story += len(c.story)
-	t.LogAppend = append(t.LogAppend, storage.Append{Log: timelineLog(c.after.ID), Data: m.encode(), Cap: timelineCap})
+	r := c.after
+	m := moment{N: r.Story, At: now.UTC(), Steps: c.story}
+	r.Story += len(c.story)
+	r.Moments = append(slices.Clip(r.Moments), m.encode())
+	size := 0
+	for _, told := range r.Moments {
+		size += len(told)
+	}
+	if size <= timelineInline {
+		return
+	}
+	for _, told := range r.Moments {
+		t.LogAppend = append(t.LogAppend, storage.Append{Log: timelineLog(r.ID), Data: told, Cap: timelineCap})
+	}
+	r.Moments = nil
 }
 
 // encode returns the moment as event.Marshal does, without reflection: one is written with every step that a run takes.
@@ -160,27 +176,37 @@ func (m *moment) encode() []byte {
 // History returns the timeline of a run, oldest first. It fails with an *event.Error of CodeUnknownRun if there is no such run, and otherwise
 // with the store's error. A run that was begun before timelines were kept has only what came since.
 func (q *Queries) History(ctx context.Context, id string) (*event.RunHistory, error) {
-	raw, err := q.store.Tail(ctx, timelineLog(id), timelineCap)
+	docs, err := q.store.Get(ctx, runKey(id)) // before the log: what moves there in between is found twice, not missed
+	if err != nil {
+		return nil, fmt.Errorf("read run: %w", err)
+	}
+	if docs[0].Rev == "" {
+		return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", id)
+	}
+	var run struct {
+		Moments []event.Raw `json:"moments"`
+	}
+	if err := event.Unmarshal(docs[0].Data, &run); err != nil {
+		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
+	}
+	logged, err := q.store.Tail(ctx, timelineLog(id), timelineCap)
 	if err != nil {
 		return nil, fmt.Errorf("read timeline: %w", err)
 	}
-	if len(raw) == 0 {
-		docs, err := q.store.Get(ctx, runKey(id))
-		if err != nil {
-			return nil, fmt.Errorf("read run: %w", err)
-		}
-		if docs[0].Rev == "" {
-			return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", id)
-		}
+	for _, m := range run.Moments {
+		logged = append(logged, m)
 	}
 	h := &event.RunHistory{RunID: id, Items: []event.Transition{}}
-	for i, b := range raw {
+	for i, b := range logged {
 		var m moment
 		if err := event.Unmarshal(b, &m); err != nil {
 			return nil, fmt.Errorf("timeline of run %s: %w", id, err)
 		}
-		if i == 0 {
+		switch {
+		case i == 0:
 			h.Dropped = m.N
+		case m.N < h.Dropped+len(h.Items): // found in both
+			continue
 		}
 		for _, s := range m.Steps {
 			s.At = m.At

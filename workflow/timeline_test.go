@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -98,30 +99,84 @@ func TestMomentIsEncodedAsMarshalDoes(t *testing.T) {
 	}
 }
 
-// A timeline that has grown beyond what is kept says how much is missing.
-func TestLongTimelineSaysWhatItDropped(t *testing.T) {
+// A timeline begins in the run, moves to the log when it grows, and says how much is missing once it has grown beyond what is kept.
+func TestTimelineGrowsOutOfTheRun(t *testing.T) {
 	t.Parallel()
 	store := openTestStore(t)
 	revs := storage.NewRevisions()
 	run := &Run{ID: "r", State: event.RunRunning}
 	var rev storage.Rev
-	for range timelineCap + 7 {
-		c := &change{after: run, story: []event.Transition{{Cause: "a", TaskID: "t", To: "ready"}, {Cause: "b", TaskID: "t", To: "assigned"}}}
+	inline := 0
+	for i := range timelineCap + 50 {
+		c := &change{after: run, story: []event.Transition{{Cause: "a", TaskID: "t", To: "ready"}, {Cause: "b", TaskID: "t", To: "assigned", Attempt: i}}}
+		txn := storage.Txn{Rev: revs.Next(), If: []storage.Cond{{Key: runKey("r"), Rev: rev}}}
+		c.tell(&txn, noon)
+		doc := run.encode()
+		if len(doc) > 2*timelineInline {
+			t.Fatalf("moment %d: the run has %d bytes", i, len(doc))
+		}
+		txn.Put = []storage.Put{{Key: runKey("r"), Data: doc}}
+		if err := store.Commit(t.Context(), txn)[0]; err != nil {
+			t.Fatal(err)
+		}
+		rev = txn.Rev
+		if len(txn.LogAppend) == 0 {
+			inline++
+		}
+		if i%97 != 0 && i != timelineCap+49 {
+			continue
+		}
+		h, err := NewQueries(store).History(t.Context(), "r")
+		if err != nil || h.Dropped+len(h.Items) != 2*(i+1) || h.Items[len(h.Items)-1].Attempt != i || !h.Items[0].At.Equal(noon) {
+			t.Fatalf("after moment %d: %d transitions, %d dropped, %v", i, len(h.Items), h.Dropped, err)
+		}
+		if i < timelineCap && h.Dropped > 0 || i == timelineCap+49 && h.Dropped == 0 {
+			t.Fatalf("after moment %d: %d transitions, %d dropped", i, len(h.Items), h.Dropped)
+		}
+	}
+	if inline < timelineCap/2 {
+		t.Errorf("only %d of %d moments were written without the log", inline, timelineCap+50)
+	}
+}
+
+// What moves to the log while a timeline is being read is found twice, and shown once.
+func TestTimelineReadWhileItMoves(t *testing.T) {
+	t.Parallel()
+	store := openTestStore(t)
+	revs := storage.NewRevisions()
+	run := &Run{ID: "r", State: event.RunRunning}
+	write := func(rev storage.Rev) storage.Rev {
+		c := &change{after: run, story: []event.Transition{{Cause: "a", TaskID: "t", To: "ready", Message: strings.Repeat("m", timelineMessage)}}}
 		txn := storage.Txn{Rev: revs.Next(), If: []storage.Cond{{Key: runKey("r"), Rev: rev}}}
 		c.tell(&txn, noon)
 		txn.Put = []storage.Put{{Key: runKey("r"), Data: run.encode()}}
 		if err := store.Commit(t.Context(), txn)[0]; err != nil {
 			t.Fatal(err)
 		}
-		rev = txn.Rev
+		return txn.Rev
 	}
-	h, err := NewQueries(store).History(t.Context(), "r")
-	if err != nil || h.Dropped != 14 || len(h.Items) != 2*timelineCap || !h.Items[0].At.Equal(noon) {
-		t.Errorf("%d transitions, %d dropped, %v", len(h.Items), h.Dropped, err)
+	rev := write("")
+	rev = write(rev)
+	h, err := NewQueries(&interrupted{Store: store, then: func() {
+		for range 20 { // more than the run has room for
+			rev = write(rev)
+		}
+	}}).History(t.Context(), "r")
+	if err != nil || len(h.Items) != run.Story || h.Dropped != 0 || run.Story < 3 {
+		t.Errorf("%d of %d transitions, %d dropped, %v", len(h.Items), run.Story, h.Dropped, err)
 	}
-	if run.Story != 2*(timelineCap+7) {
-		t.Errorf("the run counts %d transitions", run.Story)
-	}
+}
+
+// interrupted is a store to which something happens after a document was read.
+type interrupted struct {
+	storage.Store
+	then func()
+}
+
+func (s *interrupted) Get(ctx context.Context, keys ...storage.Key) ([]storage.Doc, error) {
+	docs, err := s.Store.Get(ctx, keys...)
+	s.then()
+	return docs, err
 }
 
 // What the timeline costs beside a commit: two moments of a run of one task.

@@ -135,5 +135,8 @@ func (o *Object) End() { o.buf = append(o.buf, '}') }
 // StringElem appends a string inside a list.
 func (o *Object) StringElem(v string) { o.quote(v) }
 
+// RawElem appends a JSON value as it is inside a list.
+func (o *Object) RawElem(v Raw) { o.buf = append(o.buf, v...) }
+
 // UintElem appends an integer inside a list.
 func (o *Object) UintElem(v uint64) { o.buf = strconv.AppendUint(o.buf, v, 10) }
