@@ -51,6 +51,7 @@ var benchmarks = []struct {
 	{"http", benchHTTP},
 	{"memory", benchMemory},
 	{"beats", benchBeats},
+	{"retention", benchRetention},
 }
 
 // Names lists the benchmarks in the order they run.
@@ -62,10 +63,15 @@ func Names() []string {
 	return names
 }
 
-// Run runs the benchmarks that are named, or all, one after the other, and says on progress which one runs. It stops at the first error, with the
-// figures so far.
-func Run(ctx context.Context, only []string, progress io.Writer) ([]Figure, error) {
-	for _, name := range only {
+// Config says what to measure.
+type Config struct {
+	Only  []string // names of benchmarks; none means all
+	Ended int      // runs that have ended, for the benchmark of their removal
+}
+
+// Run runs benchmarks one after the other, and says on progress which one runs. It stops at the first error, with the figures so far.
+func Run(ctx context.Context, cfg Config, progress io.Writer) ([]Figure, error) {
+	for _, name := range cfg.Only {
 		if !slices.Contains(Names(), name) {
 			return nil, fmt.Errorf("there is no benchmark %q, but %s", name, strings.Join(Names(), ", "))
 		}
@@ -73,11 +79,11 @@ func Run(ctx context.Context, only []string, progress io.Writer) ([]Figure, erro
 	server.TuneMemory() // as the servers do
 	var figures []Figure
 	for _, b := range benchmarks {
-		if len(only) > 0 && !slices.Contains(only, b.name) {
+		if len(cfg.Only) > 0 && !slices.Contains(cfg.Only, b.name) {
 			continue
 		}
 		begin := time.Now()
-		l := &lab{}
+		l := &lab{ended: cfg.Ended}
 		got, err := b.run(ctx, l)
 		l.close()
 		if err != nil {
@@ -127,6 +133,7 @@ type lab struct {
 	env   *env.Env
 	conn  *bus.Conn
 	extra []*helper
+	ended int // runs that have ended, of the benchmark that removes them
 }
 
 // start starts NATS, Redis and a server, and connects to the first.
