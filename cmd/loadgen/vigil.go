@@ -72,8 +72,9 @@ func newOutageCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "outage",
 		Short: "Stop a server for a while under beating agents: none may be called lost",
-		Long: `outage starts NATS, Redis and Ops-Core and a fleet of agents that beat each second and hold a task each. It stops one of the servers for a while and lets it
-go on. The exit code is 0 only if no agent was called lost and no task moved, before or after, every run ended and the ledger is clean.`,
+		Long: fmt.Sprintf(`outage starts NATS, Redis and Ops-Core and a fleet of agents that beat each second and hold a task each, and starts ten short runs a second beside them. It
+stops one of the servers for a while and lets it go on, and says how soon all were ready again, the first start was committed and the first task began. The exit
+code is 0 only if that took %v at most, no agent was called lost and no task moved, before or after, every run ended and the ledger is clean.`, vigil.MaxResume),
 		Example: "  loadgen outage --target nats --for 60s\n  loadgen outage --target redis --how kill --for 60s -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -43,6 +43,7 @@ type fleet struct {
 	journal *loadgen.Journal
 	finish  chan struct{} // closed when the tasks are to end
 	members []*member
+	others  []*member // that do something else, and are never killed
 	running sync.WaitGroup
 
 	mu    sync.Mutex
@@ -57,9 +58,12 @@ type begin struct {
 
 // member is one agent of the fleet.
 type member struct {
-	fleet *fleet
-	id    string
-	stop  context.CancelFunc
+	fleet      *fleet
+	id         string
+	capability string
+	slots      int
+	work       agent.Handler
+	stop       context.CancelFunc
 
 	mu   sync.Mutex
 	line net.Conn // to NATS
@@ -112,12 +116,10 @@ func muster(ctx context.Context, e *env.Env, n int, log *slog.Logger) (_ *fleet,
 	if f.conn, err = bus.Connect(limited, bus.Config{URL: e.NATSURL, Name: "loadgen vigil"}); err != nil {
 		return nil, err
 	}
-	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, workflowID))
-	m.Data = []byte(definition)
-	if outcome, _, err := f.conn.Call(limited, m); err != nil || outcome.Error != nil {
-		return nil, fmt.Errorf("store the workflow: %w", errors.Join(err, asErr(outcome.Error)))
+	if err := f.apply(limited, workflowID, definition); err != nil {
+		return nil, err
 	}
-	if err := f.start(limited, ctx, n); err != nil {
+	if err := f.start(limited, n); err != nil {
 		return nil, err
 	}
 	for range n {
@@ -136,44 +138,66 @@ func asErr(refusal *event.Error) error {
 	return refusal
 }
 
+// apply stores a workflow.
+func (f *fleet) apply(ctx context.Context, id, definition string) error {
+	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
+	m.Data = []byte(definition)
+	if outcome, _, err := f.conn.Call(ctx, m); err != nil || outcome.Error != nil {
+		return fmt.Errorf("store the workflow %s: %w", id, errors.Join(err, asErr(outcome.Error)))
+	}
+	return nil
+}
+
 // start starts the agents and returns when all are ready.
-func (f *fleet) start(limited, ctx context.Context, n int) error {
-	g, limited := errgroup.WithContext(limited)
+func (f *fleet) start(ctx context.Context, n int) error {
+	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(startWidth)
 	for i := range n {
-		m := &member{fleet: f, id: fmt.Sprintf("vigil-%03d", i)}
-		living, stop := context.WithCancel(context.WithoutCancel(ctx))
-		m.stop = stop
+		m := &member{fleet: f, id: fmt.Sprintf("vigil-%03d", i), capability: capability, slots: slots}
+		m.work = m.hold
 		f.members = append(f.members, m)
-		g.Go(func() error {
-			a, err := agent.New(agent.Config{
-				URL: f.env.NATSURL, NATSOptions: []nats.Option{nats.SetCustomDialer(m)}, ID: m.id, Version: "1", Capabilities: []string{capability},
-				Slots: slots, Heartbeat: heartbeat, DrainTimeout: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
-			}, m.hold)
-			if err != nil {
-				return err
-			}
-			ended := make(chan error, 1)
-			f.running.Go(func() { ended <- a.Run(living) })
-			select {
-			case <-a.Ready():
-				return nil
-			case err := <-ended:
-				return fmt.Errorf("agent %s ended at once: %w", m.id, err)
-			case <-limited.Done():
-				return fmt.Errorf("agent %s is not ready: %w", m.id, context.Cause(limited))
-			}
-		})
+	}
+	for _, m := range f.members {
+		g.Go(func() error { return m.enlist(ctx) })
 	}
 	return g.Wait()
 }
 
+// enlist starts a member, which lives on when ctx ends, and returns when it is ready.
+func (m *member) enlist(ctx context.Context) error {
+	living, stop := context.WithCancel(context.WithoutCancel(ctx))
+	m.stop = stop
+	a, err := agent.New(agent.Config{
+		URL: m.fleet.env.NATSURL, NATSOptions: []nats.Option{nats.SetCustomDialer(m)}, ID: m.id, Version: "1", Capabilities: []string{m.capability},
+		Slots: m.slots, Heartbeat: heartbeat, DrainTimeout: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
+	}, m.work)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	m.fleet.running.Go(func() { ended <- a.Run(living) })
+	select {
+	case <-a.Ready():
+		return nil
+	case err := <-ended:
+		return fmt.Errorf("agent %s ended at once: %w", m.id, err)
+	case <-ctx.Done():
+		return fmt.Errorf("agent %s is not ready: %w", m.id, context.Cause(ctx))
+	}
+}
+
+// startMessage makes the message that starts a run, which has a number in the journal.
+func (f *fleet) startMessage(workflow string) (m *nats.Msg, n uint64) {
+	run := uuid.NewString()
+	n = f.journal.Send(loadgen.KindStart, run)
+	m = nats.NewMsg(event.CommandSubject(event.KindRunStart, run))
+	m.Data = event.MustMarshal(&event.RunStart{WorkflowID: workflow, Input: event.Raw(fmt.Sprintf(`{"n":%d}`, n))})
+	return m, n
+}
+
 // startRun starts a run and notes that in the journal.
 func (f *fleet) startRun(ctx context.Context) error {
-	run := uuid.NewString()
-	n := f.journal.Send(loadgen.KindStart, run)
-	m := nats.NewMsg(event.CommandSubject(event.KindRunStart, run))
-	m.Data = event.MustMarshal(&event.RunStart{WorkflowID: workflowID, Input: event.Raw(fmt.Sprintf(`{"n":%d}`, n))})
+	m, n := f.startMessage(workflowID)
 	ack, err := f.conn.Publish(ctx, m)
 	if err != nil {
 		return fmt.Errorf("start a run: %w", err)
@@ -186,7 +210,7 @@ func (f *fleet) startRun(ctx context.Context) error {
 func (m *member) hold(ctx context.Context, t *agent.Task) (any, error) {
 	f := m.fleet
 	now := time.Now()
-	f.journal.Begin(m.id, slots, t.Ref(), now)
+	f.journal.Begin(m.id, m.slots, t.Ref(), now)
 	f.mu.Lock()
 	f.begun[t.RunID] = append(f.begun[t.RunID], begin{m, now})
 	f.mu.Unlock()
@@ -230,8 +254,10 @@ func (f *fleet) await(ctx context.Context, what string, holds func() bool) error
 
 // dismiss ends the agents that live.
 func (f *fleet) dismiss() {
-	for _, m := range f.members {
-		m.stop()
+	for _, m := range append(f.members, f.others...) {
+		if m.stop != nil { // it was started
+			m.stop()
+		}
 	}
 	f.running.Wait()
 	if f.conn != nil {

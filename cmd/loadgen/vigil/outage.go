@@ -30,6 +30,11 @@ func (v *vigil) names() (names []string) {
 }
 
 func (v *vigil) outage(ctx context.Context, r *Result) error {
+	probe, err := startProber(ctx, v.fleet)
+	if err != nil {
+		return err
+	}
+	defer probe.stop()
 	stop, start := v.env.Freeze, v.env.Thaw
 	if v.cfg.How == HowKill {
 		stop, start = v.env.Kill, func(name string) error { return v.env.Restart(ctx, name) }
@@ -40,20 +45,35 @@ func (v *vigil) outage(ctx context.Context, r *Result) error {
 		}
 	}
 	pause(ctx, v.cfg.For) // also when it is interrupted: nothing stays stopped
+	back := time.Now()
 	for _, name := range v.names() {
 		if err := start(name); err != nil {
 			return fmt.Errorf("start %s again: %w", name, err)
 		}
 	}
+	if v.cfg.Target != "engine" { // how long NATS and Redis take to start is their own affair
+		back = time.Now()
+	}
 	limit, cancel := context.WithTimeout(ctx, recoverLimit)
 	defer cancel()
-	began := time.Now()
 	if err := v.env.AwaitReady(limit); err != nil {
 		return err
 	}
-	r.say("%s was stopped for %v (%s); the servers were ready again %.1f s later", v.cfg.Target, v.cfg.For, v.cfg.How, time.Since(began).Seconds())
+	ready := time.Since(back)
 	if !pause(ctx, calm) { // in which who would be lost wrongly is
 		return context.Cause(ctx)
+	}
+	probe.stop()
+	v.probes = int(probe.acked.Load())
+	commit, dispatch, err := probe.resumed(back)
+	if err != nil {
+		return err
+	}
+	r.Resumed = &Resumed{Ready: ready.Seconds(), Commit: commit.Seconds(), Dispatch: dispatch.Seconds()}
+	r.say("%s was stopped for %v (%s); from when it was back until all servers were ready: %.2f s, until the first start of a run was committed: %.2f s, "+
+		"until the first task began: %.2f s", v.cfg.Target, v.cfg.For, v.cfg.How, r.Resumed.Ready, r.Resumed.Commit, r.Resumed.Dispatch)
+	if max(ready, commit, dispatch) > MaxResume {
+		r.bad("to go on: all within %v are wanted", MaxResume)
 	}
 	return nil
 }
