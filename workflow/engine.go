@@ -81,6 +81,7 @@ type Engine struct {
 	accepted *storage.Cache[int] // attempts that their agents have accepted, until that is committed
 	inbox    inbox
 	intake   intakeClock
+	watched  time.Time // when the watch was kept last; of fireTimers
 	facts    factSet
 
 	limits *storage.Cache[*limiter]

@@ -51,6 +51,9 @@ func acceptedKey(run, task string) storage.Key { return storage.Key(run + "|" + 
 // retiredKey names the document that each removal of old runs writes.
 const retiredKey storage.Key = "retired"
 
+// watchKey names the document that shows in which time no replica was at work.
+const watchKey storage.Key = "watch"
+
 // Indexes.
 const (
 	runIndex      storage.Index = "runs"      // by creation

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -49,6 +48,9 @@ var errNoBus = errors.New("not connected to NATS")
 func (e *Engine) fireDue(ctx context.Context) error {
 	if err := e.cfg.Keeper.Dispatching(); err != nil {
 		return nil // the store is behind: its timers are about what was
+	}
+	if err := e.keepWatch(ctx, time.Now()); err != nil {
+		return err
 	}
 	var after storage.Cursor
 	for {
@@ -320,79 +322,4 @@ func (e *Engine) drainDue(ctx context.Context, agent string, ref event.AttemptRe
 
 func drainTimer(agent string, ref event.AttemptRef) string {
 	return timer(timerDrain, agent, ref.RunID, ref.TaskID, strconv.Itoa(ref.Attempt))
-}
-
-// intakeClock says up to when everything that was said has been taken in. Time in which NATS could not be read does not count
-// against an attempt, and neither do the seconds that its agent may need to get its word through afterwards.
-type intakeClock struct {
-	mu      sync.Mutex
-	at      time.Time
-	down    time.Time // since when it could not be read, zero if it can
-	outages []outage
-}
-
-type outage struct{ from, to time.Time }
-
-const (
-	outageGrace = 5 * time.Second
-	maxOutages  = 64
-)
-
-func (c *intakeClock) read(now, at time.Time, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err != nil {
-		if c.down.IsZero() && !errors.Is(err, context.Canceled) {
-			c.down = now
-		}
-		return
-	}
-	c.ended(now)
-	c.at = at
-}
-
-// back notes that what could not be read can be read again, when nothing is due for which the intake time would be asked.
-func (c *intakeClock) back(now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended(now)
-}
-
-// ended closes the outage that goes on, if there is one.
-func (c *intakeClock) ended(now time.Time) {
-	if c.down.IsZero() {
-		return
-	}
-	c.outages = append(c.outages, outage{c.down, now})
-	if len(c.outages) > maxOutages {
-		c.outages = c.outages[1:]
-	}
-	c.down = time.Time{}
-}
-
-// since returns the intake time for a task, or with an empty id for the run: without the outages since it became ready, was assigned or last heard of.
-func (c *intakeClock) since(r *Run, taskID string, now time.Time) time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	at := c.at
-	if at.IsZero() || at.After(now) {
-		at = now
-	}
-	begun := r.began()
-	if t := r.Find(taskID); t != nil {
-		begun = later(t.Renewed, t.Ready)
-	}
-	for _, o := range c.outages {
-		if from := later(o.from, begun); o.to.After(from) {
-			at = at.Add(-o.to.Sub(from) - outageGrace)
-		}
-	}
-	return at
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

@@ -4,6 +4,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/opspawn/opscore/bus/bustest"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/workflow"
 )
 
 // TestKilledAtNamedPoints kills the only replica with -9 between two steps, starts another one, and wants every task begun exactly once.
@@ -122,5 +128,48 @@ func TestNATSKilledInTheMiddle(t *testing.T) {
 	w.complete(runs, 90*time.Second)
 	if again := w.ledger.audit(runs, 2); again > 0 {
 		t.Logf("%d tasks had a second attempt: a request or its answer was lost with the server for longer than the time to accept", again)
+	}
+}
+
+// TestTimeWithoutAReplicaIsNoTasksTime kills the only replica while an agent is at work, and starts another one when the task's time would be over.
+func TestTimeWithoutAReplicaIsNoTasksTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.replica(allRoles, "")
+	w.applyRaw("short", `{"id":"short","tasks":[{"taskId":"t1","agentCapability":"one","timeoutSeconds":2}]}`)
+	tasks := make(chan *event.Task, 1)
+	sub, err := w.conn.NC().Subscribe(event.TaskSubject("slow"), func(m *nats.Msg) { // unlike agents of the SDK it knows no time of its own
+		task := new(event.Task)
+		if event.Unmarshal(m.Data, task) == nil && m.Respond([]byte(`{"status":"accepted"}`)) == nil {
+			tasks <- task
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	w.publish(event.VerbRegister, "slow", &event.Register{AgentName: "slow", Version: "1", Capabilities: []string{"one"}})
+	w.publish(event.VerbState, "slow", &event.State{State: "idle"})
+	run := w.start("short")
+	task := <-tasks
+	store := w.store()
+	bustest.Eventually(t, "the replica has said that it is there", func() bool {
+		docs, err := store.Get(t.Context(), "watch")
+		return err == nil && docs[0].Rev != ""
+	})
+	r.kill()
+	<-time.After(4 * time.Second)
+	w.replica(allRoles, "")
+	<-time.After(2 * time.Second) // in which the attempt would be called over, several times
+	w.publish(event.VerbResult, "slow", &event.Result{AttemptRef: task.Ref(), Status: event.StatusCompleted})
+	w.complete([]string{run}, 30*time.Second)
+	history, err := workflow.NewQueries(store).History(t.Context(), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range history.Items {
+		if step.Code != "" || step.Attempt > 1 {
+			t.Errorf("%s", event.MustMarshal(step))
+		}
 	}
 }

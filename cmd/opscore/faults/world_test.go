@@ -219,6 +219,29 @@ func (w *world) start(workflowID string) string {
 	return run
 }
 
+// publish publishes what an agent says until a stream has it.
+func (w *world) publish(verb event.Verb, agent string, e any) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 60*time.Second)
+	defer cancel()
+	m := nats.NewMsg(event.AgentSubject(verb, agent))
+	m.Data = event.MustMarshal(e)
+	if _, err := w.conn.Publish(ctx, m); err != nil {
+		w.t.Fatalf("publish the %s of %s: %v", verb, agent, err)
+	}
+}
+
+// store opens the store.
+func (w *world) store() storage.Store {
+	w.t.Helper()
+	store, err := storage.Open(w.t.Context(), w.redis.URL(), server.Drivers...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = store.Close() })
+	return store
+}
+
 // startMany starts runs at a pace, and calls at(i) before the ith.
 func (w *world) startMany(workflowID string, n int, pace time.Duration, at func(i int)) []string {
 	w.t.Helper()
@@ -238,11 +261,7 @@ func (w *world) startMany(workflowID string, n int, pace time.Duration, at func(
 // complete waits until all runs have completed; a run that ends otherwise fails the test.
 func (w *world) complete(runs []string, within time.Duration) {
 	w.t.Helper()
-	store, err := storage.Open(w.t.Context(), w.redis.URL(), server.Drivers...)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer func() { _ = store.Close() }()
+	store := w.store()
 	q := workflow.NewQueries(store)
 	deadline := time.Now().Add(within)
 	for _, id := range runs {
