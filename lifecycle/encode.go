@@ -48,6 +48,7 @@ func (h *Held) encode(o *event.Object) {
 	o.OptTime("drain", h.Drain)
 	o.OptString("delivery", string(h.Delivery))
 	o.OptBool("probe", h.Probe)
+	o.OptBool("away", h.Away)
 	if h.Trace != nil {
 		o.Object("trace", func() { h.Trace.encode(o) })
 	}

@@ -19,7 +19,7 @@ func TestEncodeIsMarshal(t *testing.T) {
 		Agent: "a", Registered: true, Instance: "i", Slots: 2, Caps: []string{"c", ""}, Version: "1", Labels: map[string]string{"k": "v"},
 		Delivery: event.DeliveryHTTP, Cordoned: true, Drained: true, DrainBy: at, Open: true, Word: "idle", Silent: true, Until: at, Misses: 3,
 		Held: []Held{
-			{AttemptRef: ref, Instance: "i", Drain: at, Delivery: event.DeliveryAgentKit, Probe: true, Trace: &Trace{
+			{AttemptRef: ref, Instance: "i", Drain: at, Delivery: event.DeliveryAgentKit, Probe: true, Away: true, Trace: &Trace{
 				Base: 4, Active: 5, Rest: Word{Seq: 6, At: at, State: "idle"}, Error: Word{Seq: 7, At: at, State: "ERROR"},
 			}}, {Trace: &Trace{}}, {},
 		}, Released: at, Used: 12, Listed: true, Beat: 1500, Live: event.LivenessLost, LiveSeq: 9,

@@ -62,6 +62,7 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 		_, f.handBack = b.gate.Follow(b.record, true)
 	}
 	f.revive()
+	f.handBack = f.handBack || f.revived && f.b.gate.Returned()
 	f.gateChanged = !b.gate.same(&f.before)
 	ended, _ := EndOps(&f.before, b.gate, now)
 	f.woken = len(ended) > 0 || f.gateChanged && widened(&f.before, b.gate, now)
@@ -188,7 +189,7 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: DrainMember(b.id), Score: storage.Score(by.UnixMicro())})
 	}
 	if f.handBack {
-		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: HandBackMember(b.id), Score: storage.Score(now.UnixMicro())})
+		t.IndexAdd = append(t.IndexAdd, handBackOp(b.id, now))
 	}
 	f.listings(&t)
 	if f.revived {

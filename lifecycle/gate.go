@@ -48,6 +48,7 @@ type Held struct {
 	Drain    time.Time      `json:"drain,omitzero"`    // the attempt is over for its run; the slot is freed when the cancel is confirmed, or then
 	Delivery event.Delivery `json:"delivery,omitzero"` // how the attempt was given, empty for NATS
 	Probe    bool           `json:"probe,omitzero"`    // given while the breaker was not closed: it decides whether that closes
+	Away     bool           `json:"away,omitzero"`     // it was given up while the agent was lost, which has not been told
 	Trace    *Trace         `json:"trace,omitzero"`    // of an agent that knows no result event
 }
 
@@ -121,8 +122,8 @@ func isWorking(word string) bool {
 	return false
 }
 
-// Follow brings the gate in line with the record after an event was applied to it, and reports whether the gate changed and
-// whether a new epoch began while slots were held. Sign says that the event proves that the agent lives.
+// Follow brings the gate in line with the record after an event was applied to it, and reports whether the gate changed and whether what it holds is to be
+// looked at: a new epoch began while slots were held, or the agent has returned. Sign says that the event proves that the agent lives.
 func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 	before := *g
 	g.Registered = r.Registered()
@@ -134,16 +135,28 @@ func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 	} else {
 		g.Slots, g.Caps, g.Version, g.Labels, g.Delivery = 0, nil, "", nil, ""
 	}
-	g.Instance = r.Instance.ID
+	if g.Instance = r.Instance.ID; g.Instance != before.Instance {
+		g.renew()
+	}
 	g.followBeat(r, &before)
 	g.hear(r.Current())
 	if sign && g.Silent {
 		g.Silent, g.Until, g.Misses = false, time.Time{}, 0
 	}
-	for _, h := range g.Held {
-		handBack = handBack || h.Instance != "" && h.Instance != g.Instance
+	if before.Instance != g.Instance {
+		handBack = slices.ContainsFunc(g.Held, func(h Held) bool { return g.Stale(&h) })
 	}
-	return !g.same(&before), handBack && before.Instance != g.Instance
+	return !g.same(&before), handBack || g.Returned() && !before.Returned()
+}
+
+// renew forgets what was held against an earlier process of the agent. An open breaker is half open then: the new one is tried with one task at once.
+func (g *Gate) renew() {
+	g.Until, g.Misses = time.Time{}, 0
+	if b := g.Breaker; b != nil && b.Opens > 0 {
+		g.Breaker = &Breaker{Last: b.Last, Opens: b.Opens}
+	} else {
+		g.Breaker = nil
+	}
 }
 
 // hear opens or closes the gate by what the agent last said, and by nothing it said before. A working word does not close it

@@ -1,6 +1,8 @@
 package lifecycle
 
 import (
+	"time"
+
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
 )
@@ -18,8 +20,13 @@ const (
 	HandBack   storage.Index = "due/workflow" // workflow's timers: an agent's new epoch, and the end of an attempt, is announced there
 )
 
-// HandBackMember is the timer member that tells workflow to take back what an agent's earlier process held, or a lost agent holds.
+// HandBackMember is the timer member that tells workflow to take back what an agent's earlier process held, or a lost agent holds, and to tell one that has
+// returned.
 func HandBackMember(agent string) string { return "g|" + event.MustToken(agent) }
+
+func handBackOp(agent string, at time.Time) storage.IndexOp {
+	return storage.IndexOp{Index: HandBack, Member: HandBackMember(agent), Score: storage.Score(at.UnixMicro())}
+}
 
 // DrainMember is the timer member that tells workflow to take back what an agent still holds when its time to drain is over.
 func DrainMember(agent string) string { return "x|" + event.MustToken(agent) }

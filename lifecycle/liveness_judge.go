@@ -428,14 +428,14 @@ func (j *Judge) sentence(c *caseFile, now time.Time) storage.Txn {
 		},
 	}
 	t.IndexAdd, t.IndexRemove = FreeOps(c.before, c.gate, now)
-	if c.gate.Live == event.LivenessLost && len(c.gate.Held) > 0 {
-		at := now
+	if at := now; c.gate.Live == event.LivenessLost && len(c.gate.Held) > 0 {
 		if j.handNext.After(at) {
 			at = j.handNext
 		}
 		j.handNext = at.Add(time.Duration(len(c.gate.Held)) * handPace)
-		at = at.Add(rand.N(jitter))
-		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: HandBack, Member: HandBackMember(c.gate.Agent), Score: storage.Score(at.UnixMicro())})
+		t.IndexAdd = append(t.IndexAdd, handBackOp(c.gate.Agent, at.Add(rand.N(jitter))))
+	} else if c.gate.Returned() {
+		t.IndexAdd = append(t.IndexAdd, handBackOp(c.gate.Agent, now))
 	}
 	t.Put = []storage.Put{{Key: GateKey(c.gate.Agent), Data: c.gate.Encode()}}
 	LogLiveness(&t, c.gate.Agent, c.gate.Liveness(), c.pulse.reason(), now)

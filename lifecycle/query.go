@@ -149,7 +149,9 @@ func show(id string, r *Record, g *Gate, now time.Time) event.Agent {
 		a.Breaker = state
 	}
 	for _, h := range g.Held {
-		a.Held = append(a.Held, h.AttemptRef)
+		if !h.Away {
+			a.Held = append(a.Held, h.AttemptRef)
+		}
 	}
 	if refusal := Match(g, Want{Agent: id}, now); refusal != nil {
 		a.Unavailable = refusal.Text

@@ -437,14 +437,21 @@ func (e *Engine) changeSlot(v *view, c *change, s SlotChange) {
 		g.Release(s.Ref, s.At)
 		g.Unheard(v.now)
 	case SlotGone:
-		g.Release(s.Ref, s.At)
+		v.free(g, s)
 	case SlotStopped:
-		g.Release(s.Ref, s.At)
+		v.free(g, s)
 		c.remove = append(c.remove, storage.IndexOp{Index: dueIndex, Member: drainTimer(s.Agent, s.Ref)})
 	case SlotDrain:
 		judge(g, s, v.now)
 		g.Drain(s.Ref, v.now.Add(CancelGrace))
 		c.drains = append(c.drains, s)
+	}
+}
+
+// free frees a slot on the word of others than its agent. One that is lost may come back with it.
+func (v *view) free(g *lifecycle.Gate, s SlotChange) {
+	if !g.Abandon(s.Ref, v.now) {
+		g.Release(s.Ref, s.At)
 	}
 }
 

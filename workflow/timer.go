@@ -154,7 +154,7 @@ func (e *Engine) factDue(ctx context.Context, run string, op *storage.IndexOp) e
 	return nil
 }
 
-// handBack takes back what the earlier processes of an agent hold, and of one that is lost everything.
+// handBack takes back what the earlier processes of an agent hold, and of one that is lost everything. One that has returned is told to stop it.
 func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp) ([]*input, error) {
 	g, err := e.freshGate(ctx, agent)
 	if err != nil {
@@ -162,17 +162,21 @@ func (e *Engine) handBack(ctx context.Context, agent string, op *storage.IndexOp
 	}
 	var inputs []*input
 	lost := g.Liveness() == event.LivenessLost
-	for _, h := range g.Held {
-		if !lost && (h.Instance == "" || h.Instance == g.Instance) {
-			continue
-		}
-		if h.Drain.IsZero() {
+	for i := range g.Held {
+		h := &g.Held[i]
+		switch stale := g.Stale(h); {
+		case !lost && !stale, h.Away && !stale:
+		case h.Drain.IsZero():
 			inputs = append(inputs, &input{run: h.RunID, in: &Gone{Ref: h.AttemptRef}, holder: agent})
-		} else {
+		default:
 			inputs = append(inputs, &input{run: h.RunID, in: &Stopped{Ref: h.AttemptRef, Agent: agent}})
 		}
 	}
-	if len(inputs) == 0 {
+	switch {
+	case len(inputs) > 0:
+	case g.Returned():
+		inputs = append(inputs, &input{gate: &gateInput{agent: agent, kind: gateReturned}, timer: op})
+	default:
 		inputs = append(inputs, &input{gate: &gateInput{agent: agent, kind: gateNothing}, timer: op})
 	}
 	return inputs, nil
@@ -225,6 +229,7 @@ const (
 	gateNothing     gateKind = iota // only the timer goes
 	gateConfirmed                   // the agent confirmed that it stopped an attempt that was given up
 	gateAskAgain                    // an attempt whose cancel was not confirmed is cancelled once more
+	gateReturned                    // an agent that was lost is told to stop what it was at work on
 	gateBackoffOver                 // look at an agent that was left alone for a while
 )
 
@@ -277,6 +282,14 @@ func (e *Engine) foldGate(v *view, c *change, in *gateInput) bool {
 		}
 		v.gate(c, in.agent) // written as it is, so that the timer can go along
 		c.drains = append(c.drains, SlotChange{Agent: in.agent, Ref: in.ref})
+		return true
+	case gateReturned:
+		if !v.gates[in.agent].val.Returned() {
+			return false
+		}
+		for _, ref := range v.gate(c, in.agent).Recall(v.now.Add(CancelGrace)) {
+			c.drains = append(c.drains, SlotChange{Agent: in.agent, Ref: ref})
+		}
 		return true
 	case gateBackoffOver:
 		return v.backoffOver(c, in.agent)

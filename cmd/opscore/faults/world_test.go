@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 		serve(args)
 		return
 	}
+	if args := strings.Fields(os.Getenv(agentEnv)); len(args) > 0 {
+		beAgent(args)
+		return
+	}
 	bustest.Main(m)
 }
 
