@@ -132,3 +132,31 @@ func TestAProbeBeforeItsTime(t *testing.T) {
 		t.Errorf("after a good probe: %+v", g)
 	}
 }
+
+// What an earlier process has failed is not held against the new one, which is tried with one task at once.
+func TestANewProcessIsTriedAtOnce(t *testing.T) {
+	process := func(g *lifecycle.Gate, instance string) {
+		e := registered(instance)
+		e.Slots = 2
+		g.Follow(fold(at{20, registered("A")}, at{30, said("A", "idle")}, at{50, e}, at{51, said(instance, "idle")}), true)
+	}
+	g := freeGate(2)
+	outcomes(g, "xxxxx")
+	process(g, "A")
+	if got := g.Breaker.State(epoch); got != lifecycle.BreakerOpen {
+		t.Fatalf("when the same process registers again the breaker is %s", got)
+	}
+	process(g, "B")
+	if got := g.Breaker.State(epoch); got != lifecycle.BreakerHalfOpen {
+		t.Fatalf("of a new process the breaker is %s", got)
+	}
+	probe(t, g, 1, epoch)
+	if g.Failed(attempt(1), epoch); !g.Breaker.Until.Equal(epoch.Add(20 * time.Second)) {
+		t.Errorf("it fails too, and is left alone until %s, twice as long as the one before was", g.Breaker.Until.Sub(epoch))
+	}
+	g = freeGate(2)
+	outcomes(g, "xxxx")
+	if process(g, "B"); g.Breaker != nil {
+		t.Errorf("failures of the process before are counted: %+v", g.Breaker)
+	}
+}

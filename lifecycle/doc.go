@@ -83,6 +83,7 @@
 //	act                          free           unregistered   cordoned   suspect   lost   draining   no_responder   backoff        state          slots          breaker
 //	a sign of life               -              -              -          -         -      -          free           -              -              -              -
 //	a message behind that        -              -              -          free      free   -          -              -              -              -              -
+//	a new process                -              free           -          free      free   -          free           free           free           -              free
 //	a heartbeat                  -              -              -          free      free   -          -              -              -              -              -
 //	Take                         slots          -              -          -         -      -          -              -              -              -              slots
 //	Release                      -              -              -          -         -      -          -              -              -              free           -

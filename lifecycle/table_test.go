@@ -233,13 +233,14 @@ func wordTable() string {
 // gateState is a gate of an agent with one slot, and the record it follows.
 type gateState struct {
 	rule   string // that refuses a task, or "free"
+	events []at
 	record *lifecycle.Record
 	gate   *lifecycle.Gate
 }
 
 // newGateState makes a gate that follows the events of an agent and was then changed.
 func newGateState(rule string, change func(*lifecycle.Gate), events ...at) gateState {
-	s := gateState{rule: rule, record: fold(events...), gate: &lifecycle.Gate{Agent: "a"}}
+	s := gateState{rule: rule, events: events, record: fold(events...), gate: &lifecycle.Gate{Agent: "a"}}
 	s.gate.Follow(s.record, true)
 	change(s.gate)
 	return s
@@ -281,6 +282,10 @@ func actTable() string {
 	}{
 		{"a sign of life", func(s gateState) { s.gate.Follow(s.record, true) }},
 		{"a message behind that", func(s gateState) { s.gate.Refreshed(31) }},
+		{"a new process", func(s gateState) {
+			r := fold(append(s.events, at{50, registered("B")}, at{51, said("B", "idle")})...)
+			s.gate.Follow(r, true)
+		}},
 		{"a heartbeat", func(s gateState) { s.gate.Judged(event.LivenessLive, 0) }},
 		{"Take", func(s gateState) { s.gate.Take(attempt(1), "A", epoch) }},
 		{"Release", func(s gateState) { s.gate.Release(attempt(1), mark(60).At) }},

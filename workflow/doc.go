@@ -34,6 +34,7 @@
 //	workflow-version/VERSION/ID    a definition; never changes
 //	schedule/ID                    Schedule: when runs are started by the clock, and how far that was judged
 //	retired                        which replica removed runs last, and when
+//	watch                          written each second while some replica can take in what is said, and the times in which none could
 //	replica/NAME                   written by one replica only, each second: shows it that the store came back older
 //	paused-queues                  which capabilities' tasks are given to nobody
 //	gate/AGENT                     of lifecycle: what is held on an agent; in every Txn that takes or frees a slot
@@ -121,7 +122,9 @@
 //   - A rejection, silence, a process that was replaced and an agent that is lost spend no retry. An attempt that was not accepted in time, or whose lease ran out, does.
 //   - Every slot that is taken is freed once: by the result, by a refusal, or, after it was left to drain, by the agent's word that it stopped, by
 //     a late result or by the end of its grace.
-//   - Leases, the time to accept and the time of a run are judged by intake time, waits and back-off by the clock.
+//   - Leases, the time to accept and the time of a run are judged by intake time, waits and back-off by the clock. Time in which NATS, the store or all
+//     replicas were away is none of theirs.
+//   - What a lost agent held is given to others. Its slots stay in use: should it return it is told to stop, and they drain.
 //   - A repeat changes nothing. It is refused only when a successor has been assigned, or the task has ended otherwise, since.
 //   - Only the agent, process and token that an attempt was given to can say anything of it.
 //
