@@ -43,11 +43,14 @@ func benchRetention(ctx context.Context, l *lab) ([]Figure, error) {
 	}
 	defer func() { _ = store.Close() }()
 	old := &oldRuns{store: store, revs: storage.NewRevisions()}
-	if err := old.say(ctx, time.Now()); err != nil {
+	stop, err := old.hold(ctx)
+	if err != nil {
 		return nil, err
 	}
 	begin := time.Now()
-	if err := old.seed(ctx, l, f); err != nil {
+	err = old.seed(ctx, l, f)
+	stop()
+	if err != nil {
 		return nil, fmt.Errorf("store runs that have ended: %w", err)
 	}
 	took := time.Since(begin)
@@ -128,14 +131,7 @@ func (o *oldRuns) seed(ctx context.Context, l *lab, f *fleet) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(seedWidth)
-	said := time.Now()
 	for first := 0; first < l.ended && ctx.Err() == nil; first += seedBite {
-		if time.Since(said) > removalHeld/3 {
-			if err := o.say(ctx, time.Now()); err != nil {
-				return errors.Join(err, g.Wait())
-			}
-			said = time.Now()
-		}
 		txns := make([]storage.Txn, 0, seedBite)
 		for i := first; i < min(first+seedBite, l.ended); i++ {
 			r := run
@@ -189,15 +185,20 @@ func (o *oldRuns) measure(ctx context.Context, l *lab, f *fleet, s *spell, remov
 	if err != nil {
 		return err
 	}
-	from := time.Now()
 	if remove {
-		from = time.Time{}
-	}
-	if err := o.say(ctx, from); err != nil {
-		return err
-	}
-	if remove {
+		if err := o.say(ctx, time.Time{}); err != nil {
+			return err
+		}
 		if before, err = o.await(ctx, before); err != nil {
+			return err
+		}
+	} else {
+		stop, err := o.hold(ctx)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		if before, err = o.count(ctx); err != nil {
 			return err
 		}
 	}
@@ -213,6 +214,26 @@ func (o *oldRuns) measure(ctx context.Context, l *lab, f *fleet, s *spell, remov
 	}
 	s.waits, s.removed, s.took = append(s.waits, waits...), s.removed+before-after, s.took+time.Since(begin)
 	return err
+}
+
+// hold keeps the replicas from removing runs until stop is called.
+func (o *oldRuns) hold(ctx context.Context) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	if err := o.say(ctx, time.Now()); err != nil {
+		cancel()
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for sleep(ctx, removalHeld/3) == nil {
+			_ = o.say(ctx, time.Now()) // what is removed although it should not be is counted
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}, nil
 }
 
 // await waits until runs are being removed, and returns how many are left.
