@@ -37,10 +37,11 @@ var mayImport = map[string][]string{
 
 	"storage/storagetest/netproxy": {},
 
-	"lifecycle": {"bus", "bus/event", "storage"},
-	"workflow":  {"bus", "bus/event", "storage", "lifecycle", "workflow/expr"},
+	"lifecycle": {"bus", "bus/event", "storage", "workflow/contract"},
+	"workflow":  {"bus", "bus/event", "storage", "lifecycle", "workflow/expr", "workflow/contract"},
 
-	"workflow/expr": {"bus/event"},
+	"workflow/expr":     {"bus/event"},
+	"workflow/contract": {"bus/event", "workflow/expr"}, // schemas, of agents too
 
 	"bus/bridge":     {"bus", "bus/event", "storage"},
 	"loadgen":        {"bus/agent", "bus/event"},

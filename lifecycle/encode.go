@@ -35,6 +35,7 @@ func (g *Gate) Encode() []byte {
 	o.OptInt("liveSeq", int64(g.LiveSeq))
 	o.OptInt("able", g.Able)
 	o.OptValue("breaker", g.Breaker != nil, g.Breaker)
+	o.OptValue("schemas", g.Schemas != nil, g.Schemas)
 	return o.Bytes()
 }
 
@@ -88,6 +89,7 @@ func (r *Record) encode() []byte {
 		o.Object("reg", func() {
 			o.Object("mark", func() { r.Reg.Mark.encode(o) })
 			o.OptRaw("event", r.Reg.encoded())
+			o.OptValue("schemas", r.Reg.Schemas != nil, r.Reg.Schemas)
 		})
 	}
 	if r.Firsts != nil {

@@ -24,9 +24,10 @@ func TestEncodeIsMarshal(t *testing.T) {
 			}}, {Trace: &Trace{}}, {},
 		}, Released: at, Used: 12, Listed: true, Beat: 1500, Live: event.LivenessLost, LiveSeq: 9,
 		Able: 5, Breaker: &Breaker{Last: "ox", Opens: 2, Until: at},
+		Schemas: map[string]SchemaIDs{"c": {Input: "x", Output: "y"}},
 	}
 	fullRecord := &Record{
-		Version: 3, Era: 1, EraAt: at, Top: mark, Reg: &Registration{Mark: mark, Event: register}, Firsts: []Mark{mark, {}},
+		Version: 3, Era: 1, EraAt: at, Top: mark, Reg: &Registration{Mark: mark, Event: register, Schemas: fullGate.Schemas}, Firsts: []Mark{mark, {}},
 		Instance: InstanceMark{ID: "i", Mark: mark}, Dereg: mark, Reports: []Report{report, {}},
 		Cordon: CordonMark{On: true, Drain: true, By: at, Reason: "r", Mark: mark},
 	}

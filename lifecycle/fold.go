@@ -23,8 +23,11 @@ type fold struct {
 	heard                      bool // it has registered, or was thought lost and is not
 	revived                    bool // it was thought lost, and is not
 	wasRegistered, wasEarly    bool
-	early                      bool // there is room for one more agent that reports before it registers
-	crowded                    bool // there was none, and this one was turned away
+	early                      bool            // there is room for one more agent that reports before it registers
+	crowded                    bool            // there was none, and this one was turned away
+	registered                 *event.Register // the last registration that was applied
+	schemas                    event.Raw       // the document of its schemas, if that changes
+	schemasRev                 storage.Rev
 	txn                        storage.Txn
 }
 
@@ -50,6 +53,9 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 			heard = gate.Witness(e, it.mark)
 		case *event.Register:
 			gate.Restarted(it.mark)
+			if record.Reg != nil && record.Reg.Mark == record.place(it.mark) {
+				f.registered = e
+			}
 		}
 		// A message that comes again was recorded the first time, unless it was never applied: a late one is, once. The state that ends an
 		// attempt is looked up there.
@@ -60,6 +66,9 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 	}
 	if f.recordChanged || f.gateStale() {
 		_, f.handBack = b.gate.Follow(b.record, true)
+	}
+	if err := s.keepSchemas(ctx, f); err != nil {
+		return nil, err
 	}
 	f.revive()
 	f.handBack = f.handBack || f.revived && f.b.gate.Returned()
@@ -72,7 +81,7 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 // widened reports whether an agent may be given tasks that it could not be given before.
 func widened(before, after *Gate, now time.Time) bool {
 	return after.Takes(now) && (!before.Takes(now) || after.Free(now) && (!before.Free(now) || !slices.Equal(before.Caps, after.Caps) ||
-		before.Version != after.Version || !maps.Equal(before.Labels, after.Labels)))
+		before.Version != after.Version || !maps.Equal(before.Labels, after.Labels) || !maps.Equal(before.Schemas, after.Schemas)))
 }
 
 // gateStale reports whether a sign of life must be noted although the record did not change.
@@ -180,6 +189,10 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		add, remove := EndOps(&f.before, b.gate, now)
 		t.IndexAdd, t.IndexRemove = append(t.IndexAdd, add...), append(t.IndexRemove, remove...)
 		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: b.gate.Encode()})
+	}
+	if f.schemas != nil {
+		t.If = append(t.If, storage.Cond{Key: schemasKey(b.id), Rev: f.schemasRev})
+		t.Put = append(t.Put, storage.Put{Key: schemasKey(b.id), Data: f.schemas})
 	}
 	switch by := b.gate.DrainBy; {
 	case by.Equal(f.before.DrainBy):

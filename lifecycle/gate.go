@@ -39,6 +39,8 @@ type Gate struct {
 	LiveSeq    uint64            `json:"liveSeq,omitzero"`  // the agent's last message of StreamAgent that the judge had regarded then
 	Able       int64             `json:"able,omitzero"`     // it stands in the able indexes, with this score less one
 	Breaker    *Breaker          `json:"breaker,omitzero"`  // nil: its last outcomes are good
+
+	Schemas map[string]SchemaIDs `json:"schemas,omitzero"` // by capability: what the agent says that it takes and gives
 }
 
 // Held is one slot in use.
@@ -131,9 +133,9 @@ func (g *Gate) Follow(r *Record, sign bool) (changed, handBack bool) {
 	if r.Reg != nil {
 		e := &r.Reg.Event
 		g.Slots = max(e.Slots, event.DefaultSlots)
-		g.Caps, g.Version, g.Labels, g.Delivery = e.Capabilities, e.Version, e.Labels, e.Delivery
+		g.Caps, g.Version, g.Labels, g.Delivery, g.Schemas = e.Capabilities, e.Version, e.Labels, e.Delivery, r.Reg.Schemas
 	} else {
-		g.Slots, g.Caps, g.Version, g.Labels, g.Delivery = 0, nil, "", nil, ""
+		g.Slots, g.Caps, g.Version, g.Labels, g.Delivery, g.Schemas = 0, nil, "", nil, "", nil
 	}
 	if g.Instance = r.Instance.ID; g.Instance != before.Instance {
 		g.renew()
@@ -186,6 +188,7 @@ func (g *Gate) same(o *Gate) bool {
 		g.Beat == o.Beat && g.Live == o.Live && g.Delivery == o.Delivery && g.Open == o.Open && g.Silent == o.Silent &&
 		g.Cordoned == o.Cordoned && g.Drained == o.Drained && g.DrainBy.Equal(o.DrainBy) &&
 		(g.Open || g.Word == o.Word) && g.Working.Equal(o.Working) && g.Until.Equal(o.Until) && slices.Equal(g.Caps, o.Caps) && maps.Equal(g.Labels, o.Labels) &&
+		maps.Equal(g.Schemas, o.Schemas) &&
 		slices.EqualFunc(g.Held, o.Held, func(a, b Held) bool { return a.Trace.same(b.Trace) })
 }
 

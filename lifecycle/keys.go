@@ -13,6 +13,9 @@ func RecordKey(agent string) storage.Key { return storage.Key("agent/" + agent) 
 // GateKey names the document of an agent's gate.
 func GateKey(agent string) storage.Key { return storage.Key("gate/" + agent) }
 
+// schemasKey names the document of the schemas that an agent has registered.
+func schemasKey(agent string) storage.Key { return storage.Key("agent-schemas/" + agent) }
+
 // Indexes of lifecycle.
 const (
 	AgentIndex storage.Index = "agents"       // registered agents by id, all with score 0

@@ -21,10 +21,11 @@ type Want struct {
 	Version    VersionRange
 	Labels     map[string]string // each must be the agent's
 	Spread     bool              // of the agents that could take it the one with the fewest tasks
+	Unfit      []string          // names of input schemas that what is asked for does not fit
 }
 
 // Picky reports whether offering the capability is not enough.
-func (w *Want) Picky() bool { return w.Version.text != "" || len(w.Labels) > 0 }
+func (w *Want) Picky() bool { return w.Version.text != "" || len(w.Labels) > 0 || len(w.Unfit) > 0 }
 
 // VersionRange is a range of semantic versions as in ">=1.2 <3", "^2.1", "~1.4.2" or "1.x || >=3". The zero VersionRange holds every version, also
 // one that is not semantic.
@@ -65,6 +66,7 @@ const (
 	RuleCapability   = "capability"
 	RuleVersion      = "version"
 	RuleLabel        = "label"
+	RuleSchema       = "schema"
 	RuleCordoned     = "cordoned"
 	RuleSuspect      = "suspect"
 	RuleLost         = "lost"
@@ -79,7 +81,7 @@ const (
 // Rules lists all of them, the one that is least in the way first: by how soon, and with how little doing, the agent may take a task after all.
 var Rules = []string{
 	RuleSlots, RuleBackoff, RuleBreaker, RuleSuspect, RuleDraining, RuleCordoned, RuleState, RuleSilent, RuleLost, RuleLabel, RuleVersion,
-	RuleCapability, RuleUnregistered, RuleNotNamed,
+	RuleSchema, RuleCapability, RuleUnregistered, RuleNotNamed,
 }
 
 // Match returns nil when the agent behind the gate may be given the task now, and otherwise the first rule that refuses it.
@@ -112,6 +114,8 @@ func unfit(g *Gate, w *Want) string {
 		return RuleVersion
 	case lacking(g, w) != "":
 		return RuleLabel
+	case len(w.Unfit) > 0 && slices.Contains(w.Unfit, g.Schemas[w.Capability].Input):
+		return RuleSchema
 	}
 	return ""
 }
@@ -141,6 +145,8 @@ func refusalText(g *Gate, w Want, rule string, now time.Time) string {
 		return fmt.Sprintf("its version %q is not within %q", g.Version, w.Version)
 	case RuleLabel:
 		return fmt.Sprintf("it does not have the label %q", lacking(g, &w))
+	case RuleSchema:
+		return fmt.Sprintf("the input does not fit the schema that it has registered for capability %q", w.Capability)
 	case RuleCordoned:
 		return "it is cordoned"
 	case RuleSuspect:

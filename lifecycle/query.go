@@ -23,7 +23,7 @@ var initialDetails = event.Raw(`{"reason":"Initial registration"}`)
 
 // Get returns an agent. It fails with an *event.Error of CodeUnknownAgent if it is not registered, and otherwise with the store's error.
 func (q *Queries) Get(ctx context.Context, id string) (*event.Agent, error) {
-	agents, err := q.get(ctx, id)
+	agents, err := q.get(ctx, true, id)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (q *Queries) List(ctx context.Context, cursor string, limit int) (event.Lis
 		ids[i] = e.Member
 	}
 	var page event.List[event.Agent]
-	if page.Items, err = q.get(ctx, ids...); err != nil {
+	if page.Items, err = q.get(ctx, false, ids...); err != nil {
 		return page, err
 	}
 	if len(entries) == limit {
@@ -90,8 +90,8 @@ func Gates(ctx context.Context, store storage.Store, agents ...string) ([]*Gate,
 	return gates, nil
 }
 
-// get reads the registered ones of these agents.
-func (q *Queries) get(ctx context.Context, ids ...string) ([]event.Agent, error) {
+// get reads the registered ones of these agents, with or without the schemas of their capabilities.
+func (q *Queries) get(ctx context.Context, schemas bool, ids ...string) ([]event.Agent, error) {
 	agents := make([]event.Agent, 0, len(ids))
 	if len(ids) == 0 {
 		return agents, nil
@@ -114,8 +114,14 @@ func (q *Queries) get(ctx context.Context, ids ...string) ([]event.Agent, error)
 		if err := decodeDoc(docs[2*i+1], &g); err != nil {
 			return nil, err
 		}
-		if r.Registered() {
-			agents = append(agents, show(id, &r, &g, now))
+		if !r.Registered() {
+			continue
+		}
+		agents = append(agents, show(id, &r, &g, now))
+		if schemas {
+			if err := q.addSchemas(ctx, &agents[len(agents)-1], r.Reg.Schemas); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return agents, nil

@@ -51,7 +51,9 @@ type Record struct {
 // Registration is the newest register event.
 type Registration struct {
 	Mark  Mark           `json:"mark"`
-	Event event.Register `json:"event"`
+	Event event.Register `json:"event"` // without its schemas, which have a document of their own
+
+	Schemas map[string]SchemaIDs `json:"schemas,omitzero"` // by capability
 
 	raw event.Raw // Event encoded, once it was
 }
@@ -181,6 +183,8 @@ func (r *Record) register(e *event.Register, at Mark) bool {
 	}
 	if r.Reg == nil || r.Reg.Mark.Before(at) {
 		r.Reg = &Registration{Mark: at, Event: *e}
+		r.Reg.Schemas, _ = namesOf(e)
+		r.Reg.Event.CapabilitySchemas = nil
 		changed = true
 	}
 	return changed

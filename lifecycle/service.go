@@ -44,6 +44,7 @@ type Service struct {
 	revs    *storage.Revisions
 	records *storage.Cache[*Record]
 	gates   *storage.Cache[*Gate]
+	schemas *storage.Cache[struct{}] // JSON Schemas that are ones, by their names
 }
 
 // New makes a Service.
@@ -59,6 +60,7 @@ func New(cfg Config) *Service {
 		revs:    storage.NewRevisions(),
 		records: storage.NewCache[*Record](cacheSize),
 		gates:   storage.NewCache[*Gate](cacheSize),
+		schemas: storage.NewCache[struct{}](knownSchemas),
 	}
 }
 
@@ -146,6 +148,9 @@ func (s *Service) decode(batch []*bus.Msg) []*agentBatch {
 	var todo []*agentBatch
 	for _, m := range batch {
 		d, err := event.Decode(m.Subject, m.Data)
+		if err == nil {
+			err = s.checkSchemas(d.Event)
+		}
 		if err != nil {
 			refusal := new(event.Error)
 			errors.As(err, &refusal)

@@ -61,7 +61,7 @@ func (d *decider) approval(c *event.RunCommand) {
 		word = wordReject
 	}
 	t := d.def.Find(c.TaskID)
-	rt := d.find(c.TaskID)
+	rt := d.run.recall(c.TaskID)
 	switch {
 	case t == nil:
 		d.refuse(event.CodeInvalid, "workflow %q has no task %q", d.def.ID, c.TaskID)

@@ -10,7 +10,7 @@ import (
 // attempt is outdated only when its successor has been assigned.
 func (d *decider) said(in *Said) {
 	ref, instance := refOf(in.Event)
-	t := d.find(ref.TaskID)
+	t := d.run.recall(ref.TaskID)
 	if t != nil && ref.Attempt > t.Attempt && !t.held() && !t.State.Final() && d.at.Adopt {
 		d.adopt(t, in.Agent, ref, instance)
 	}
@@ -50,14 +50,16 @@ func (d *decider) stale(t *RunTask, agent string, ref event.AttemptRef, instance
 	return nil
 }
 
-// find returns the task, or what is remembered of one that ended lately and was moved out of the document.
-func (d *decider) find(taskID string) *RunTask {
-	if t := d.run.Find(taskID); t != nil {
+// recall returns the task, or what is remembered of one that ended lately and was moved out of the document.
+func (r *Run) recall(taskID string) *RunTask {
+	if t := r.Find(taskID); t != nil {
 		return t
 	}
-	for _, e := range d.run.Recent {
+	for _, e := range r.Recent {
 		if e.ID == taskID {
-			return &RunTask{ID: e.ID, State: e.State, Attempt: e.Attempt, Agent: e.Agent, Token: e.Token, Process: e.Process, Word: e.Word}
+			return &RunTask{
+				ID: e.ID, State: e.State, Attempt: e.Attempt, Agent: e.Agent, Token: e.Token, Process: e.Process, Word: e.Word, Schema: e.Schema,
+			}
 		}
 	}
 	return nil
@@ -78,7 +80,7 @@ func refOf(e event.Event) (ref event.AttemptRef, instance string) {
 // adopt takes over an attempt that the store has lost with a regression.
 func (d *decider) adopt(t *RunTask, agent string, ref event.AttemptRef, instance string) {
 	t.Attempt, t.Agent, t.Token, t.Process, t.Delivery = ref.Attempt, agent, ref.Token, instance, ""
-	t.Class = ""
+	t.Class, t.Schema = "", "" // which schema it had is lost
 	d.startClocks(t)
 	d.running(t)
 	if t.Started.IsZero() {
@@ -123,7 +125,7 @@ func (d *decider) progress(t *RunTask, e *event.Progress) {
 func (d *decider) result(t *RunTask, e *event.Result) {
 	failure := e.Error
 	if e.Status == event.StatusCompleted {
-		failure = d.def.checkOutput(d.task(t.ID), e.Output)
+		failure = d.checkOutput(t, e.Output)
 	}
 	if t.State.Final() {
 		if !sameEnd(t, failure) { // else it was taken in before

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ type Selector struct {
 	Version    string            // the range its version must be in, as lifecycle.ParseVersionRange reads it
 	Labels     map[string]string // what it must have, all of it
 	Spread     bool              // of those that could take the task the one with the fewest
+	Unfit      []string          // names of input schemas of agents that the input of the task does not fit
 }
 
 // The kinds of selector classes. A class is the queue of all ready tasks that ask for the same; its name says what.
@@ -23,7 +25,7 @@ const (
 	namedClass  = "a:" // a:AGENT
 	boundClass  = "b:" // b:AGENT
 	simpleClass = "c:" // c:CAPABILITY
-	pickyClass  = "s:" // s:cap=CAPABILITY&label.KEY=VALUE&spread=1&version=RANGE, in this order, what is not asked for left out
+	pickyClass  = "s:" // s:cap=CAPABILITY&label.KEY=VALUE&spread=1&unfit=SCHEMA&version=RANGE, in this order, what is not asked for left out
 )
 
 // Members of the name of a picky class.
@@ -31,6 +33,7 @@ const (
 	capMember     = "cap"
 	labelMember   = "label."
 	spreadMember  = "spread"
+	unfitMember   = "unfit" // once for each schema
 	versionMember = "version"
 )
 
@@ -43,7 +46,7 @@ func classOf(s Selector) string {
 		return namedClass + s.Agent
 	case s.Capability == "":
 		return ""
-	case s.Version == "" && len(s.Labels) == 0 && !s.Spread:
+	case s.Version == "" && len(s.Labels) == 0 && !s.Spread && len(s.Unfit) == 0:
 		return simpleClass + s.Capability
 	}
 	members := url.Values{capMember: {s.Capability}}
@@ -55,6 +58,9 @@ func classOf(s Selector) string {
 	}
 	if s.Spread {
 		members.Set(spreadMember, "1")
+	}
+	if len(s.Unfit) > 0 {
+		members[unfitMember] = slices.Sorted(slices.Values(s.Unfit))
 	}
 	return pickyClass + members.Encode()
 }
@@ -87,6 +93,8 @@ func parseClass(name string) lifecycle.Want {
 			want.Capability = values[0]
 		case member == spreadMember:
 			want.Spread = true
+		case member == unfitMember:
+			want.Unfit = values
 		case member == versionMember:
 			if want.Version, err = lifecycle.ParseVersionRange(values[0]); err != nil {
 				return lifecycle.Want{}

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/workflow/contract"
 	"github.com/opspawn/opscore/workflow/expr"
 )
 
@@ -12,7 +13,7 @@ import (
 type compiled struct {
 	expressions sync.Map // expressionKey: *expr.Expr
 	templates   sync.Map // source: *expr.Template
-	contracts   sync.Map // source: *contract
+	contracts   sync.Map // source: *contract.Contract
 }
 
 type expressionKey struct {
@@ -32,8 +33,8 @@ func (d *Definition) template(raw event.Raw) (*expr.Template, error) {
 }
 
 // contract compiles a schema of the definition.
-func (d *Definition) contract(schema event.Raw) (*contract, error) {
-	return once(&d.kept().contracts, string(schema), func() (*contract, error) { return compileContract(schema) })
+func (d *Definition) contract(schema event.Raw) (*contract.Contract, error) {
+	return once(&d.kept().contracts, string(schema), func() (*contract.Contract, error) { return contract.Compile(schema) })
 }
 
 // once makes a value that cannot be made wrong, and keeps it. What is wrong is made again: only Check meets it.

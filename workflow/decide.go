@@ -7,6 +7,7 @@ import (
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
+	"github.com/opspawn/opscore/workflow/contract"
 )
 
 // The clocks of an attempt.
@@ -19,7 +20,7 @@ const (
 	LookAgain      = time.Second // when intake is behind the clock
 )
 
-// Input is something that happened to a run: *Start, *Begin, *Command, *Said, *Cancel, *Stopped, *Assign, *Refused, *Gone or
+// Input is something that happened to a run: *Start, *Begin, *Command, *Said, *Cancel, *Stopped, *Assign, *Misfit, *Refused, *Gone or
 // *Tick.
 type Input interface{ input() }
 
@@ -47,6 +48,7 @@ type Assign struct {
 	TaskID, Agent, Instance, Token string
 	Delivery                       event.Delivery // how it is given, empty for NATS
 	Above                          int            // the attempt's number is above this
+	Schema                         string         // name of the schema that the agent has said its output fits, empty for none
 }
 
 // Refused says that an attempt never reached its agent: it was rejected, or nobody answered on the agent's subject.
@@ -72,6 +74,7 @@ type Tick struct {
 func (*Start) input()   {}
 func (*Said) input()    {}
 func (*Assign) input()  {}
+func (*Misfit) input()  {}
 func (*Refused) input() {}
 func (*Gone) input()    {}
 func (*Tick) input()    {}
@@ -85,6 +88,7 @@ type At struct {
 	Data   map[storage.Key]event.Raw // documents that were found to be needed; nil for those that do not exist
 	Last   bool                      // no more will be loaded: whatever is still needed is too much
 	Adopt  bool                      // the store regressed after the run was created: attempts it does not know of may be real
+	Schema *contract.Contract        // of a result: the schema that its agent has said the output fits; nil for none
 }
 
 // SlotChange is what a decision means for a slot of an agent.
@@ -163,6 +167,8 @@ func Decide(def *Definition, run *Run, in Input, at At) Decision {
 		d.itsTurn(in)
 	case *Assign:
 		d.assign(in)
+	case *Misfit:
+		d.misfit(in)
 	case *Refused:
 		d.refused(in)
 	case *Gone:
@@ -245,7 +251,7 @@ func (d *decider) moveEnded() {
 		}
 		d.out.Moved = append(d.out.Moved, t)
 		d.run.Recent = append(slices.Clone(d.run.Recent), EndedTask{
-			ID: t.ID, Attempt: t.Attempt, State: t.State, Agent: t.Agent, Token: t.Token, Process: t.Process, Word: t.Word,
+			ID: t.ID, Attempt: t.Attempt, State: t.State, Agent: t.Agent, Token: t.Token, Process: t.Process, Word: t.Word, Schema: t.Schema,
 		})
 		if len(d.run.Recent) > recentTasks {
 			d.run.Recent = d.run.Recent[1:]
@@ -400,7 +406,7 @@ func (d *decider) assign(in *Assign) {
 	}
 	t.Attempt = max(t.Attempt, in.Above) + 1
 	t.State, t.Agent, t.Token, t.Process = event.TaskAssigned, in.Agent, in.Token, in.Instance
-	t.Delivery = in.Delivery
+	t.Delivery, t.Schema = in.Delivery, in.Schema
 	d.startClocks(t)
 	t.Class, t.Percent, t.Message = "", nil, ""
 	if t.Started.IsZero() {

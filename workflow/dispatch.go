@@ -147,9 +147,15 @@ func (e *Engine) assignReady(ctx context.Context, v *view, c *change) error {
 	return nil
 }
 
-// assign gives one ready task to an agent whose gate was picked.
+// assign gives one ready task to an agent whose gate was picked, unless its input is not what the agent takes: then that is decided next.
 func (e *Engine) assign(ctx context.Context, v *view, c *change, taskID string, gate *lifecycle.Gate) error {
-	in := &Assign{TaskID: taskID, Agent: gate.Agent, Instance: gate.Instance, Token: string(e.revs.Next()), Delivery: gate.Via()}
+	ready := c.after.Find(taskID)
+	if fits, err := e.fits(ctx, v, c, ready, gate); !fits || err != nil {
+		return err
+	}
+	in := &Assign{
+		TaskID: taskID, Agent: gate.Agent, Instance: gate.Instance, Token: string(e.revs.Next()), Delivery: gate.Via(), Schema: c.terms(ready, gate).Output,
+	}
 	if epoch := e.cfg.Keeper.Epoch(); !c.after.born().After(epoch.At) {
 		in.Above = int(epoch.N) * attemptSkip // attempts that the store has lost may have had the numbers below
 	}
@@ -240,8 +246,10 @@ func (e *Engine) dispatchClass(ctx context.Context, v *view, k *class, try int) 
 		if gate.Free(v.now) {
 			k.offer(gate.Agent)
 		}
-		v.seal(c, e.revs)
 		given++
+		if len(c.assigned) > 0 {
+			v.seal(c, e.revs)
+		}
 	}
 	k.backlog = len(heads) > 0
 	if given > 0 {

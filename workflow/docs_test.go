@@ -102,7 +102,7 @@ func TestExamplesFitTheSchema(t *testing.T) {
 		}
 		var raw event.Raw
 		if raw, err = ToJSON(source); err == nil {
-			err = c.check(raw)
+			err = c.Check(raw)
 		}
 		if err != nil {
 			t.Errorf("%s: %v", file, err)

@@ -97,7 +97,7 @@ func (e *Engine) request(ctx context.Context, c *change, taskID string, first bo
 		return
 	}
 	def := c.def.Find(taskID)
-	in, err := e.taskInput(ctx, c, def)
+	in, err := e.taskInput(ctx, nil, c, def)
 	if err != nil {
 		e.cfg.Log.Warn("task not sent", "run_id", c.after.ID, "task_id", taskID, "err", err)
 		if t.once() { // the others are asked again

@@ -89,5 +89,7 @@ func (t *RunTask) encode(o *event.Object) {
 	o.OptString("word", t.Word)
 	o.OptBool("reused", t.Reused)
 	o.OptString("cancel", string(t.Cancel))
+	o.OptString("schema", t.Schema)
+	o.OptValue("unfit", t.Unfit != nil, t.Unfit)
 	o.End()
 }

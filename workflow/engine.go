@@ -16,12 +16,15 @@ import (
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
 	"github.com/opspawn/opscore/storage"
+	"github.com/opspawn/opscore/workflow/contract"
 )
 
 const (
 	runCache  = 16_384 // runs remembered with their revisions
 	gateCache = 16_384
 	defCache  = 1_024
+
+	schemaCache = 128 // compiled schemas of agents: one of the largest takes some MiB
 
 	acceptedCache = 100_000                // an agent whose answer is forgotten is asked once more
 	maxTries      = 50                     // conflicts in a row before a batch is given back to be tried again later
@@ -77,8 +80,9 @@ type Engine struct {
 	flights    map[*view]bool  // being committed while others are decided
 	lastFlight <-chan struct{} // closed when the one launched last has landed
 
-	wake     event.Wake          // what other replicas shall be told of this turn
-	accepted *storage.Cache[int] // attempts that their agents have accepted, until that is committed
+	wake     event.Wake                         // what other replicas shall be told of this turn
+	accepted *storage.Cache[int]                // attempts that their agents have accepted, until that is committed
+	schemas  *storage.Cache[*contract.Contract] // of agents, by their names
 	inbox    inbox
 	intake   intakeClock
 	watched  time.Time // when the watch was kept last; of fireTimers
@@ -110,6 +114,7 @@ func NewEngine(cfg Config) *Engine {
 		flights: make(map[*view]bool),
 
 		accepted: storage.NewCache[int](acceptedCache),
+		schemas:  storage.NewCache[*contract.Contract](schemaCache),
 	}
 	e.session.key = sessionKey(e.name)
 	e.plans, e.pages = newMemo[*plan](), newMemo[[]event.Raw]()

@@ -33,7 +33,8 @@ type census struct {
 // refusedBy is one refusal and the gate it comes from.
 type refusedBy struct {
 	event.Refusal
-	gate *lifecycle.Gate
+	gate   *lifecycle.Gate
+	schema string // that the input does not fit, if that is why
 }
 
 // distance orders rules by how much they are in the way; one that is not known is most.
@@ -65,7 +66,11 @@ func (c *census) ask(g *lifecycle.Gate, want lifecycle.Want, now time.Time) {
 		return 1
 	})
 	if at < maxNamed {
-		c.refused = slices.Insert(c.refused, at, refusedBy{*refusal, g})
+		by := refusedBy{Refusal: *refusal, gate: g}
+		if refusal.Rule == lifecycle.RuleSchema {
+			by.schema = g.Schemas[want.Capability].Input
+		}
+		c.refused = slices.Insert(c.refused, at, by)
 		c.refused = c.refused[:min(len(c.refused), maxNamed)]
 	}
 }
@@ -85,24 +90,27 @@ func (c *census) counts() []event.RuleCount {
 	return counts
 }
 
-// refusals lists the refusals that were kept.
-func (c *census) refusals() []event.Refusal {
+// refusals lists the refusals of a task that were kept.
+func (c *census) refusals(t *RunTask) []event.Refusal {
 	list := make([]event.Refusal, len(c.refused))
 	for i, r := range c.refused {
 		list[i] = r.Refusal
+		if r.Rule == lifecycle.RuleSchema {
+			list[i].Text += t.misfits(r.schema)
+		}
 	}
 	return list
 }
 
-// sentence says how many agents there are and what refuses them.
-func (c *census) sentence() string {
+// sentence says how many agents there are and what refuses a task.
+func (c *census) sentence(refused []event.Refusal) string {
 	switch {
 	case len(c.free) > 0:
 		return fmt.Sprintf("agent %q is free", c.free[0])
 	case c.asked == 0:
 		return "no agent is registered"
-	case len(c.refused) == 1:
-		return fmt.Sprintf("agent %q does not take it: %s", c.refused[0].AgentID, c.refused[0].Text)
+	case len(refused) == 1:
+		return fmt.Sprintf("agent %q does not take it: %s", refused[0].AgentID, refused[0].Text)
 	}
 	counts := c.counts()
 	parts := make([]string, len(counts))
@@ -250,7 +258,7 @@ func (q *Queries) addReasons(ctx context.Context, r *Run, shown *event.Run) erro
 		if err != nil {
 			return err
 		}
-		shown.Tasks[i].Reasons = c.refusals()
+		shown.Tasks[i].Reasons = c.refusals(t)
 	}
 	return nil
 }
@@ -380,9 +388,9 @@ func (x *explainer) ready(ctx context.Context, t *RunTask, out *event.TaskExplan
 		return fmt.Errorf("count ready tasks: %w", err)
 	}
 	out.Since, out.Queue, out.Place, out.Agents = utc(t.Ready), &c.queue, before+1, c.asked
-	out.Rules, out.Refused = c.counts(), c.refusals()
+	out.Rules, out.Refused = c.counts(), c.refusals(t)
 	out.Unblock = unblock(&c.want, &c.queue, &c.census, x.now)
-	why := c.sentence()
+	why := c.sentence(out.Refused)
 	if c.queue.Paused {
 		why = "that queue is paused"
 		if c.queue.Reason != "" {
@@ -428,7 +436,7 @@ func (q *Queries) ExplainAgent(ctx context.Context, id string) (*event.AgentExpl
 	out.Refusal = lifecycle.Match(g, lifecycle.Want{Agent: id}, x.now)
 	out.Available = out.Refusal == nil
 	if !out.Available {
-		out.Unblock = relieve(&refusedBy{*out.Refusal, g}, x.now)
+		out.Unblock = relieve(&refusedBy{Refusal: *out.Refusal, gate: g}, x.now)
 	}
 	names, err := q.classes(ctx)
 	if err != nil {

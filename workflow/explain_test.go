@@ -103,7 +103,7 @@ func TestWhatWouldUnblockATask(t *testing.T) {
 			if got := unblock(&want, &event.Queue{Paused: c.paused}, &x, now); got != c.unblock {
 				t.Errorf("to unblock it: %q, want %q", got, c.unblock)
 			}
-			if got := x.sentence(); got != c.why {
+			if got := x.sentence(x.refusals(nil)); got != c.why {
 				t.Errorf("why: %q, want %q", got, c.why)
 			}
 		})
@@ -128,7 +128,7 @@ func TestOfManyAgentsOnlyTheNearestAreNamed(t *testing.T) {
 	if x.asked != 1000 || len(x.refused) != maxNamed {
 		t.Fatalf("%d asked, %d named", x.asked, len(x.refused))
 	}
-	for i, r := range x.refusals() {
+	for i, r := range x.refusals(nil) {
 		if want := map[bool]string{true: lifecycle.RuleBackoff, false: lifecycle.RuleCordoned}[i < 10]; r.Rule != want {
 			t.Errorf("number %d is refused by %s, want %s", i, r.Rule, want)
 		}

@@ -148,13 +148,15 @@ func (d *decider) class(rt *RunTask) string {
 		}
 		return ""
 	case s != nil:
-		return classOf(Selector{Agent: s.AgentID, Capability: s.Capability, Version: s.Version, Labels: s.Labels, Spread: s.Spread})
+		return classOf(Selector{
+			Agent: s.AgentID, Capability: s.Capability, Version: s.Version, Labels: s.Labels, Spread: s.Spread, Unfit: rt.unfit(),
+		})
 	case t.AgentID != "":
 		return classOf(Selector{Agent: t.AgentID})
 	case d.run.Named && len(d.def.Tasks) > 0 && t == &d.def.Tasks[0]:
 		return classOf(Selector{Agent: d.run.Agent})
 	case t.AgentCapability != "":
-		return classOf(Selector{Capability: t.AgentCapability})
+		return classOf(Selector{Capability: t.AgentCapability, Unfit: rt.unfit()})
 	}
 	return classOf(Selector{Agent: d.run.Agent, Bound: true})
 }

@@ -17,6 +17,13 @@ const (
 
 // decideInput decides an input, loading what the decision needs.
 func (e *Engine) decideInput(ctx context.Context, v *view, c *change, in Input, at At) (Decision, error) {
+	if said, ok := in.(*Said); ok {
+		schema, err := e.promised(ctx, c.after, said)
+		if err != nil {
+			return Decision{}, err
+		}
+		at.Schema = schema
+	}
 	for round, size := 1, 0; ; round++ {
 		d := Decide(c.def, c.after, in, at)
 		if len(d.Need) == 0 {
@@ -94,8 +101,8 @@ func (c *change) doc(key storage.Key) event.Raw {
 	return nil
 }
 
-// taskInput renders what a task is given: the same again each time, since it depends on nothing but what has ended.
-func (e *Engine) taskInput(ctx context.Context, c *change, task *Task) (event.Raw, error) {
+// taskInput renders what a task is given: the same again each time, since it depends on nothing but what has ended. The view may be nil.
+func (e *Engine) taskInput(ctx context.Context, v *view, c *change, task *Task) (event.Raw, error) {
 	if in, ok := c.rendered[task.TaskID]; ok {
 		return in, nil
 	}
@@ -105,7 +112,7 @@ func (e *Engine) taskInput(ctx context.Context, c *change, task *Task) (event.Ra
 		if !errors.Is(err, errNeeds) {
 			return in, err
 		}
-		if _, err := e.load(ctx, nil, c, d.out.Need, d.at.Data); err != nil {
+		if _, err := e.load(ctx, v, c, d.out.Need, d.at.Data); err != nil {
 			return nil, err
 		}
 		d.out.Need = nil

@@ -235,5 +235,8 @@ func asks(w *lifecycle.Want) string {
 		slices.Sort(labels)
 		text += " with " + strings.Join(labels, ", ")
 	}
+	if len(w.Unfit) > 0 {
+		text += " and takes the input"
+	}
 	return text
 }

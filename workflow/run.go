@@ -59,6 +59,7 @@ type EndedTask struct {
 	Token   string          `json:"token,omitzero"`
 	Process string          `json:"process,omitzero"`
 	Word    string          `json:"word,omitzero"` // that decided it, of an approval
+	Schema  string          `json:"schema,omitzero"`
 }
 
 // RunTask is one task of a run.
@@ -98,6 +99,14 @@ type RunTask struct {
 	Word     string           `json:"word,omitzero"`     // that decided it, of an approval: approve or reject
 	Reused   bool             `json:"reused,omitzero"`   // it ended before the run was run again
 	Cancel   event.CancelWord `json:"cancel,omitzero"`   // what became of the cancel, when it was cancelled while an agent had it
+	Schema   string           `json:"schema,omitzero"`   // of the last attempt: name of the schema that its agent has said its output fits
+	Unfit    []Unfit          `json:"unfit,omitzero"`    // input schemas of agents that its input does not fit
+}
+
+// Unfit is a schema that the input of a task does not fit.
+type Unfit struct {
+	Schema string `json:"schema"` // its name
+	Why    string `json:"why"`
 }
 
 const (

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/workflow/contract"
 )
 
 // languageTypes are the types of the language.
@@ -81,7 +82,7 @@ func TestTheSchemaTakesWhatTheChecksTake(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.check(raw); err != nil {
+	if err := c.Check(raw); err != nil {
 		t.Errorf("everything: %v", err)
 	}
 	byShape := []string{
@@ -90,24 +91,24 @@ func TestTheSchemaTakesWhatTheChecksTake(t *testing.T) {
 		"approval.onReject", "timeouts", "priority", "jitter", "codes",
 	}
 	for _, m := range mistakenNodes {
-		err := c.check(event.Raw(`{"id":"d","tasks":[` + m.tasks + `]}`))
+		err := c.Check(event.Raw(`{"id":"d","tasks":[` + m.tasks + `]}`))
 		if slices.Contains(byShape, m.name) && err == nil {
 			t.Errorf("%s is taken", m.name)
 		}
 	}
-	if c.check(event.Raw(`{"id":"d","tasks":[{"taskId":"a","dependOn":["b"]}]}`)) == nil {
+	if c.Check(event.Raw(`{"id":"d","tasks":[{"taskId":"a","dependOn":["b"]}]}`)) == nil {
 		t.Error("a member that nobody knows is not named")
 	}
 }
 
 // editorSchema compiles the schema of the language; it is larger than those of definitions may be.
-func editorSchema(t *testing.T) *contract {
+func editorSchema(t *testing.T) *contract.Contract {
 	t.Helper()
 	compact := event.Raw(JSONSchema())
 	if err := compact.Compact(); err != nil {
 		t.Fatal(err)
 	}
-	c, err := compileContract(compact)
+	c, err := contract.Compile(compact)
 	if err != nil {
 		t.Fatal(err)
 	}

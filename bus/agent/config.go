@@ -43,6 +43,10 @@ type Config struct {
 	// Capabilities are the kinds of tasks the agent can do.
 	Capabilities []string
 
+	// CapabilitySchemas say what the agent takes and gives, by capability, as JSON Schemas that stand for themselves. A task whose input does not fit is not
+	// given to it, and a result that does not fit is a failed attempt. At most 64 KiB each and 256 KiB together.
+	CapabilitySchemas map[string]event.CapabilitySchemas
+
 	// Slots is the number of tasks at the same time, 1 to 1000. Zero means 1.
 	Slots int
 
@@ -87,6 +91,7 @@ func (c Config) withDefaults() Config {
 		c.Log = slog.Default()
 	}
 	c.Capabilities = slices.Clone(c.Capabilities)
+	c.CapabilitySchemas = maps.Clone(c.CapabilitySchemas)
 	c.Labels = maps.Clone(c.Labels)
 	c.Log = c.Log.With(keyAgent, c.ID)
 	return c
@@ -104,6 +109,9 @@ func (c *Config) validate() error {
 	if len(c.Capabilities) > event.MaxCapabilities {
 		errs = append(errs, fmt.Errorf("field Capabilities: %d are too many, at most %d are allowed", len(c.Capabilities), event.MaxCapabilities))
 	}
+	if err := c.checkSchemas(); err != nil {
+		errs = append(errs, fmt.Errorf("field CapabilitySchemas: %w", err))
+	}
 	if c.Heartbeat > event.MaxHeartbeat {
 		errs = append(errs, fmt.Errorf("field Heartbeat: %v is more than %v", c.Heartbeat, event.MaxHeartbeat))
 	}
@@ -114,6 +122,19 @@ func (c *Config) validate() error {
 		errs = append(errs, fmt.Errorf("field Metadata: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// checkSchemas says why Ops-Core would refuse the schemas, as far as that can be said without it: whether they are JSON Schemas is its to judge.
+func (c *Config) checkSchemas() error {
+	if len(c.CapabilitySchemas) == 0 {
+		return nil
+	}
+	body, err := event.Marshal(&event.Register{Capabilities: c.Capabilities, CapabilitySchemas: c.CapabilitySchemas})
+	if err != nil {
+		return err
+	}
+	_, err = event.Decode(event.AgentSubject(event.VerbRegister, "any"), body)
+	return err
 }
 
 // register makes the registration of one process.
@@ -128,6 +149,8 @@ func (c *Config) register(instance string) *event.Register {
 		Metadata:     metadata,
 		Delivery:     event.DeliveryNATS,
 		Instance:     instance,
+
+		CapabilitySchemas: c.CapabilitySchemas,
 	}
 	if c.Heartbeat > 0 {
 		r.HeartbeatSeconds = c.Heartbeat.Seconds()

@@ -41,6 +41,14 @@ type Register struct {
 	Delivery         Delivery          `json:"delivery,omitzero"`         // empty means DeliveryNATS
 	HeartbeatSeconds float64           `json:"heartbeatSeconds,omitzero"` // 0: unwatched until the first heartbeat
 	Instance         string            `json:"instance,omitzero"`         // one process of the agent; another one opens a new epoch
+
+	CapabilitySchemas map[string]CapabilitySchemas `json:"capabilitySchemas,omitzero"` // by capability
+}
+
+// CapabilitySchemas say what an agent takes and gives when it does tasks of a capability, as JSON Schemas that stand for themselves. Each may be absent.
+type CapabilitySchemas struct {
+	Input  Raw `json:"input,omitzero"`  // a task whose input does not fit is not given to the agent
+	Output Raw `json:"output,omitzero"` // an output that does not fit is a failed attempt
 }
 
 // Deregister removes an agent. Level: it voids what was said of the agent before it in the stream.

@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -63,6 +64,42 @@ func (e *Register) check(body []byte) *Error {
 	}
 	if len(e.Metadata) > MaxDetails {
 		return Errorf(CodeTooLarge, "metadata has %d bytes, at most %d are allowed", len(e.Metadata), MaxDetails)
+	}
+	return e.checkSchemas()
+}
+
+// checkSchemas bounds the schemas of capabilities, and drops what says nothing. Whether they are JSON Schemas is not judged here.
+func (e *Register) checkSchemas() *Error {
+	total := 0
+	for _, c := range slices.Sorted(maps.Keys(e.CapabilitySchemas)) {
+		if !slices.Contains(e.Capabilities, c) {
+			return Errorf(CodeInvalid, "capabilitySchemas has %.100q, which is not among the capabilities; add it there or leave it out", c)
+		}
+		s := e.CapabilitySchemas[c]
+		for _, m := range []struct {
+			name   string
+			schema *Raw
+		}{{"input", &s.Input}, {"output", &s.Output}} {
+			switch k := m.schema.Kind(); k {
+			case '{', 't', 'f':
+			case 'n', 0:
+				*m.schema = nil
+			default:
+				return Errorf(CodeMalformed, "/capabilitySchemas/%s/%s must be a JSON Schema: an object, true or false, not %s", c, m.name, kindName(k))
+			}
+			if n := len(*m.schema); n > MaxSchema {
+				return Errorf(CodeTooLarge, "the %s schema of capability %q has %d bytes, at most %d are allowed", m.name, c, n, MaxSchema)
+			}
+			total += len(*m.schema)
+		}
+		e.CapabilitySchemas[c] = s
+	}
+	if total > MaxSchemas {
+		return Errorf(CodeTooLarge, "capabilitySchemas has %d bytes of schemas, at most %d are allowed together", total, MaxSchemas)
+	}
+	maps.DeleteFunc(e.CapabilitySchemas, func(_ string, s CapabilitySchemas) bool { return s.Input == nil && s.Output == nil })
+	if len(e.CapabilitySchemas) == 0 {
+		e.CapabilitySchemas = nil
 	}
 	return nil
 }

@@ -119,6 +119,13 @@ func TestRefusalsNameTheCodeAndWhatToDo(t *testing.T) {
 		{"heartbeats once a week", register, with(goodRegister, `"heartbeatSeconds":604800`), event.CodeInvalid, "heartbeatSeconds must be 0 to 86400"},
 		{"an id of another agent", state, with(goodState, `"agentId":"b"`), event.CodeInvalid, `agentId "b" does not match the subject's "a"; leave it out or make them the same`},
 
+		{"schemas a list", register, with(goodRegister, `"capabilitySchemas":[]`), event.CodeMalformed, "/capabilitySchemas must be an object, not an array"},
+		{"schemas of a capability a list", register, with(goodRegister, `"capabilitySchemas":{"x":[]}`), event.CodeMalformed, "/capabilitySchemas/x must be an object, not an array"},
+		{"a schema a string", register, with(goodRegister, `"capabilitySchemas":{"x":{"output":"object"}}`), event.CodeMalformed, "/capabilitySchemas/x/output must be a JSON Schema: an object, true or false, not a string"},
+		{"a schema of another capability", register, with(goodRegister, `"capabilitySchemas":{"y":{}}`), event.CodeInvalid, `capabilitySchemas has "y", which is not among the capabilities; add it there or leave it out`},
+		{"too large a schema", register, with(goodRegister, `"capabilitySchemas":{"x":{"input":{"x":"`+big(event.MaxSchema)+`"}}}`), event.CodeTooLarge, `the input schema of capability "x" has 65544 bytes, at most 65536 are allowed`},
+		{"too many schemas", register, `{"agentName":"","version":"","capabilities":["0","1","2","3","4"],"capabilitySchemas":{` + manySchemas(5, event.MaxSchema) + `}}`, event.CodeTooLarge, `capabilitySchemas has 327680 bytes of schemas, at most 262144 are allowed together`},
+
 		{"too many capabilities", register, strings.Replace(goodRegister, `"capabilities":["x"]`, manyCapabilities, 1), event.CodeTooLarge, "201 capabilities, at most 200 are allowed"},
 		{"too large a body", state, with(goodState, `"x":"`+big(event.MaxBody)+`"`), event.CodeTooLarge, "bytes, at most 983040 are allowed"},
 		{"a body one byte too large", state, `{"state":"` + big(event.MaxBody+1-len(`{"state":""}`)) + `"}`, event.CodeTooLarge, "the body has 983041 bytes, at most 983040 are allowed"},
@@ -146,6 +153,7 @@ func TestBodiesAtTheirLimitsAreTaken(t *testing.T) {
 		{"an error that says nothing", result, `{"runId":"r","taskId":"t","attempt":1,"status":"failed","error":{"message":"","code":"c"}}`},
 		{"the most slots", register, `{"agentName":"","version":"","capabilities":[],"slots":1000}`},
 		{"the most capabilities", register, `{"agentName":"","version":"","capabilities":["x"` + strings.Repeat(`,"x"`, event.MaxCapabilities-1) + `]}`},
+		{"the most schemas", register, `{"agentName":"","version":"","capabilities":["0","1","2","3"],"capabilitySchemas":{` + manySchemas(4, event.MaxSchema) + `}}`},
 		{"the slowest heartbeat", register, `{"agentName":"","version":"","capabilities":[],"heartbeatSeconds":86400}`},
 		{"an empty deregistration", event.AgentSubject(event.VerbDeregister, "a"), ``},
 		{"an empty pause", event.CommandSubject(event.KindRunPause, "r"), " \n"},
@@ -160,6 +168,30 @@ func TestBodiesAtTheirLimitsAreTaken(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// manySchemas are n output schemas of a size, of capabilities from "0".
+func manySchemas(n, size int) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf(`"%d":{"output":{"x":"%s"}}`, i, strings.Repeat("x", size-len(`{"x":""}`)))
+	}
+	return strings.Join(all, ",")
+}
+
+func TestSchemasThatSayNothingCountAsAbsent(t *testing.T) {
+	register, _, _, _, _, _, _ := subjects()
+	for _, none := range []string{`null`, `{}`, `{"x":null}`, `{"x":{}}`, `{"x":{"input":null,"output":null}}`} {
+		m, err := event.Decode(register, []byte(`{"agentName":"","version":"","capabilities":["x"],"capabilitySchemas":`+none+`}`))
+		if err != nil || m.Event.(*event.Register).CapabilitySchemas != nil {
+			t.Errorf("%s: %+v, %v; want none", none, m.Event, err)
+		}
+	}
+	m, err := event.Decode(register, []byte(`{"agentName":"","version":"","capabilities":["x"],"capabilitySchemas":{"x":{"input":null,"output":false}}}`))
+	want := map[string]event.CapabilitySchemas{"x": {Output: event.Raw(`false`)}}
+	if err != nil || !cmp.Equal(want, m.Event.(*event.Register).CapabilitySchemas) {
+		t.Errorf("%+v, %v; want %v", m.Event, err, want)
 	}
 }
 

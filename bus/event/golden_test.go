@@ -39,6 +39,7 @@ func goldens() []golden {
 	return []golden{
 		says("register", event.VerbRegister),
 		says("register-least", event.VerbRegister),
+		says("register-schemas", event.VerbRegister),
 		says("deregister", event.VerbDeregister),
 		says("state", event.VerbState),
 		says("state-least", event.VerbState),
@@ -90,6 +91,7 @@ func goldens() []golden {
 		{file: "run-undone", body: func() any { return new(event.Run) }},
 		{file: "agent", body: func() any { return new(event.Agent) }},
 		{file: "agent-draining", body: func() any { return new(event.Agent) }},
+		{file: "agent-schemas", body: func() any { return new(event.Agent) }},
 		{file: "explain-run", body: func() any { return new(event.RunExplanation) }},
 		{file: "explain-agent-free", body: func() any { return new(event.AgentExplanation) }},
 		{file: "explain-agent", body: func() any { return new(event.AgentExplanation) }},
@@ -205,6 +207,10 @@ func collectMembers(v reflect.Value, seen map[reflect.Type]map[string]bool) {
 	case reflect.Slice:
 		for i := range v.Len() {
 			collectMembers(v.Index(i), seen)
+		}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			collectMembers(it.Value(), seen)
 		}
 	case reflect.Struct:
 		for field, value := range v.Fields() {

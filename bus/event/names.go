@@ -56,6 +56,8 @@ const (
 	MaxToken     = 255       // bytes of an encoded id
 	MaxPlainID   = 128       // characters of an id that stands for itself
 	MaxDetails   = 64 << 10  // bytes of state details
+	MaxSchema    = 64 << 10  // bytes of a JSON Schema
+	MaxSchemas   = 256 << 10 // bytes of all JSON Schemas of a registration
 	MaxErrorText = 4 << 10   // bytes of an error message, of a reason and of a comment
 	MaxSignal    = 64 << 10  // bytes of the payload of a signal
 	MaxBody      = 960 << 10 // bytes of a message or task output with the server's default max_payload of 1 MiB

@@ -173,6 +173,8 @@ type Agent struct {
 	Instance        string            `json:"instance,omitzero"`
 	Seq             uint64            `json:"seq,omitzero"` // last stream sequence of StreamAgent taken in
 	DocVersion      uint64            `json:"docVersion,omitzero"`
+
+	CapabilitySchemas map[string]CapabilitySchemas `json:"capabilitySchemas,omitzero"` // left out of lists
 }
 
 // Definition is a stored definition as shown by queries, the CLI and the HTTP API.
