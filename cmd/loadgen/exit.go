@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/opspawn/opscore/cmd/interrupt"
 	"github.com/opspawn/opscore/loadgen"
 )
 
@@ -20,7 +20,7 @@ const (
 	exitUsage       = 2
 	exitUnreachable = 6
 	exitThreshold   = 99
-	exitInterrupt   = 130
+	exitInterrupt   = interrupt.Code
 )
 
 // exitCodesHelp is the part of the help text about exit codes.
@@ -76,24 +76,13 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.As(err, &own):
 		return own.code
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		return interruptCode(context.Cause(ctx))
+		return interrupt.ExitCode(ctx)
 	case errors.As(err, &parse), errors.Is(err, loadgen.ErrConfig):
 		return exitUsage
 	case errors.As(err, &check) && check.Unreachable():
 		return exitUnreachable
 	}
 	return exitBad
-}
-
-// interruptCode returns 128 plus the number of the signal that ended the program's context.
-func interruptCode(cause error) int {
-	var s signalError
-	if errors.As(cause, &s) {
-		if number, ok := s.signal.(syscall.Signal); ok {
-			return 128 + int(number)
-		}
-	}
-	return exitInterrupt
 }
 
 // isTerminal reports whether a stream of the process is a terminal.

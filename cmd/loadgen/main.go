@@ -9,13 +9,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 
+	"github.com/opspawn/opscore/cmd/interrupt"
 	"github.com/opspawn/opscore/cmd/loadgen/bench"
 	"github.com/opspawn/opscore/cmd/loadgen/env"
 )
@@ -24,7 +23,7 @@ func main() {
 	if env.Child() || bench.Child() {
 		return
 	}
-	ctx, stop := signalContext(context.Background())
+	ctx, stop := interrupt.Context(context.Background())
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -130,31 +129,4 @@ func commit() string {
 		return ""
 	}
 	return revision + dirty
-}
-
-// signalError is the cause of a context that a signal ended.
-type signalError struct {
-	signal os.Signal
-}
-
-func (e signalError) Error() string { return "ended by a signal: " + e.signal.String() }
-
-// signalContext returns a context that ends at the first interrupt or termination signal, with a [signalError] as its cause. The second
-// signal ends the process at once. The returned function gives the signals back.
-func signalContext(parent context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(parent)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		select {
-		case s := <-signals:
-			signal.Stop(signals)
-			cancel(signalError{s})
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		cancel(nil)
-	}
 }

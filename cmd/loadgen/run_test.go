@@ -2,49 +2,16 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/opspawn/opscore/bus"
-	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/cmd/opscore/server"
+	"github.com/opspawn/opscore/cmd/opscore/server/servertest"
 	"github.com/opspawn/opscore/loadgen"
 )
-
-// startServer runs Ops-Core with everything in this process until the test ends.
-func startServer(t *testing.T) server.Addresses {
-	t.Helper()
-	dir := bustest.Dir(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	ready, done := make(chan server.Addresses, 1), make(chan error, 1)
-	go func() {
-		done <- server.Run(ctx, server.Config{
-			StoreURL: "file:" + filepath.Join(dir, "opscore.db"), HTTPAddr: "127.0.0.1:0", Key: "the-key", Log: log, Version: "test",
-			Embedded: &bus.EmbeddedConfig{Dir: filepath.Join(dir, "nats"), Addr: "127.0.0.1:0", Log: log, MaxStore: 1 << 30},
-			Ready:    func(a server.Addresses) { ready <- a },
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case at := <-ready:
-		return at
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-		return server.Addresses{}
-	}
-}
 
 // program runs the program with an environment and returns its exit code and what it wrote.
 func program(t *testing.T, environment map[string]string, args ...string) (code int, stdout, stderr string) {
@@ -69,7 +36,7 @@ func result(t *testing.T, environment map[string]string, args ...string) *loadge
 }
 
 func TestScenariosAgainstARealServer(t *testing.T) {
-	at := startServer(t)
+	at := servertest.Start(t, server.Config{Key: "the-key"})
 	environment := map[string]string{envURL: "http://" + at.HTTP, envNATS: at.NATS, envKey: "the-key"}
 	for _, c := range []struct {
 		args []string
@@ -99,7 +66,7 @@ func TestScenariosAgainstARealServer(t *testing.T) {
 }
 
 func TestExitCodesOfRun(t *testing.T) {
-	at := startServer(t)
+	at := servertest.Start(t, server.Config{Key: "the-key"})
 	good := map[string]string{envURL: "http://" + at.HTTP, envKey: "the-key"}
 	file := filepath.Join(t.TempDir(), "mine.yaml")
 	if err := os.WriteFile(file, []byte("name: x\nusers: 1\nrunTime: 1s\ntasks:\n  - op: pst\n"), 0o600); err != nil {
@@ -138,7 +105,7 @@ func TestExitCodesOfRun(t *testing.T) {
 }
 
 func TestOutLeavesEverythingInAFolder(t *testing.T) {
-	at := startServer(t)
+	at := servertest.Start(t, server.Config{Key: "the-key"})
 	dir := filepath.Join(t.TempDir(), "out")
 	environment := map[string]string{envURL: "http://" + at.HTTP, envKey: "the-key"}
 	code, stdout, stderr := program(t, environment, "run", "scenario-0", "-u", "3", "-t", "2", "--out", dir)
@@ -157,7 +124,7 @@ func TestOutLeavesEverythingInAFolder(t *testing.T) {
 }
 
 func TestAPrintedScenarioRuns(t *testing.T) {
-	at := startServer(t)
+	at := servertest.Start(t, server.Config{Key: "the-key"})
 	code, text, _ := program(t, nil, "scenarios", "scenario-0")
 	if code != exitOK {
 		t.Fatal(code)

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/opspawn/opscore/cmd/interrupt"
 )
 
 // The exit codes of the program. A process ended by a signal answers 128 plus its number.
@@ -19,7 +19,7 @@ const (
 	exitNotFound    = 3
 	exitUnreachable = 6
 	exitRun         = 7
-	exitInterrupt   = 130
+	exitInterrupt   = interrupt.Code
 )
 
 // exitCodesHelp is the part of the help text about exit codes.
@@ -64,13 +64,6 @@ type noneError struct{ text string }
 
 func (e *noneError) Error() string { return e.text }
 
-// signalError is the cause of a context that a signal ended.
-type signalError struct {
-	signal os.Signal
-}
-
-func (e signalError) Error() string { return "ended by a signal: " + e.signal.String() }
-
 // report prints what became of a command and returns the exit code for it.
 func (a *app) report(ctx context.Context, err error) int {
 	if err == nil {
@@ -98,7 +91,7 @@ func exitCode(ctx context.Context, err error) int {
 	)
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		return interruptCode(context.Cause(ctx))
+		return interrupt.ExitCode(ctx)
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &incomplete):
@@ -111,17 +104,6 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNotFound
 	}
 	return exitFailure
-}
-
-// interruptCode returns 128 plus the number of the signal that ended the program's context.
-func interruptCode(cause error) int {
-	var s signalError
-	if errors.As(cause, &s) {
-		if number, ok := s.signal.(syscall.Signal); ok {
-			return 128 + int(number)
-		}
-	}
-	return exitInterrupt
 }
 
 // exitCode returns the exit code that a refusal stands for.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/opspawn/opscore/cmd/interrupt"
 )
 
 // TestRefusals maps the answers of a server to exit codes and one clear line each.
@@ -172,7 +174,7 @@ func TestHelpListsExitCodes(t *testing.T) {
 
 // TestSignalEndsContext gives 128 plus the number of the signal, and hands the signals back.
 func TestSignalEndsContext(t *testing.T) {
-	ctx, stop := signalContext(t.Context())
+	ctx, stop := interrupt.Context(t.Context())
 	defer stop()
 	guard := make(chan os.Signal, 1)
 	signal.Notify(guard, syscall.SIGTERM)

@@ -8,12 +8,12 @@ import (
 	"context"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/opspawn/opscore/cmd/interrupt"
 )
 
 func main() {
-	ctx, stop := signalContext(context.Background())
+	ctx, stop := interrupt.Context(context.Background())
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -29,24 +29,4 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		err = usageIn(cmd, err)
 	}
 	return a.report(ctx, err)
-}
-
-// signalContext returns a context that ends at the first interrupt or termination signal, with a [signalError] as its cause. The second
-// signal ends the process at once. The returned function gives the signals back.
-func signalContext(parent context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(parent)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		select {
-		case s := <-signals:
-			signal.Stop(signals)
-			cancel(signalError{s})
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		cancel(nil)
-	}
 }

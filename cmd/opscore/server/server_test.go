@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -11,46 +10,16 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
-	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/cmd/opscore/server"
+	"github.com/opspawn/opscore/cmd/opscore/server/servertest"
 )
 
 func TestMain(m *testing.M) { bustest.Main(m) }
 
-// start runs a server with an embedded bus and a file store until the test ends.
-func start(t *testing.T) server.Addresses {
-	t.Helper()
-	dir := bustest.Dir(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	ready, done := make(chan server.Addresses, 1), make(chan error, 1)
-	go func() {
-		done <- server.Run(ctx, server.Config{
-			StoreURL: "file:" + filepath.Join(dir, "opscore.db"), HTTPAddr: "127.0.0.1:0", OldKey: "k", Log: log, Version: "test",
-			Embedded: &bus.EmbeddedConfig{Dir: filepath.Join(dir, "nats"), Addr: "127.0.0.1:0", Log: log, MaxStore: 1 << 30},
-			Ready:    func(a server.Addresses) { ready <- a },
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case at := <-ready:
-		return at
-	case err := <-done:
-		done <- nil
-		t.Fatal(err)
-		return server.Addresses{}
-	}
-}
-
 func TestQueriesOverNATS(t *testing.T) {
-	at := start(t)
+	at := servertest.Start(t, server.Config{OldKey: "k"})
 	nc, err := nats.Connect(at.NATS)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +60,7 @@ func TestQueriesOverNATS(t *testing.T) {
 
 func TestAFailedStartSaysWhatToDo(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	at := start(t)
+	at := servertest.Start(t, server.Config{OldKey: "k"})
 	for _, c := range []struct {
 		name string
 		cfg  server.Config
