@@ -135,8 +135,8 @@ func (d *decider) view(id string, output bool) (expr.TaskView, bool) {
 	if !t.Big || !output {
 		return v, true
 	}
-	if big := d.out.Big; big != nil && big.TaskID == id {
-		v.Output = big.Data
+	if i := slices.IndexFunc(d.out.Big, func(o Output) bool { return o.TaskID == id }); i >= 0 {
+		v.Output = d.out.Big[i].Data
 		return v, true
 	}
 	v.Output, known = d.doc(outputKey(d.run.ID, id, t.Attempt))

@@ -35,8 +35,8 @@ func (s library) decide(def *Definition, run *Run, in Input, at At) Decision {
 	if start, ok := in.(*Start); ok && d.Run.BigInput {
 		s[runInputKey(d.Run.ID)] = start.Event.Input
 	}
-	if d.Big != nil {
-		s[outputKey(d.Run.ID, d.Big.TaskID, d.Big.Attempt)] = d.Big.Data
+	for _, o := range d.Big {
+		s[outputKey(d.Run.ID, o.TaskID, o.Attempt)] = o.Data
 	}
 	if d.Result != nil {
 		s[runResultKey(d.Run.ID)] = d.Result

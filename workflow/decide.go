@@ -126,7 +126,7 @@ type Decision struct {
 	Held   *event.Error  // there is no such run, but the command is kept for its start
 	Slots  []SlotChange
 	Ask    string               // task whose agent is to be asked again
-	Big    *Output              // output that is too large for the run document
+	Big    []Output             // outputs that are too large for the run document
 	Result event.Raw            // output of the run, when it is too large for its document
 	Inputs map[string]event.Raw // what tasks that were reached are given, if that was computed
 	Ended  string               // task that ended with this input; of several, the one it was about
@@ -461,7 +461,7 @@ func (d *decider) slot(t *RunTask, kind SlotKind) *SlotChange {
 // complete ends a task with its output, and reaches what follows.
 func (d *decider) complete(t *RunTask, output event.Raw) {
 	if len(output) > inlineOutput {
-		t.Big, d.out.Big = true, &Output{TaskID: t.ID, Attempt: t.Attempt, Data: output}
+		t.Big, d.out.Big = true, append(d.out.Big, Output{TaskID: t.ID, Attempt: t.Attempt, Data: output})
 	} else {
 		t.Output = output
 	}

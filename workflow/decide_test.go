@@ -352,8 +352,8 @@ func TestALargeOutputGetsADocumentOfItsOwn(t *testing.T) {
 	s := tell(t, oneTask, &event.RunStart{})
 	output := `"` + string(bytes.Repeat([]byte("x"), inlineOutput)) + `"`
 	d := s.put(completed(s.assign("a"), output))
-	if a := s.task("a"); string(d.Big.Data) != output || !a.Big || a.Output != nil || s.run.LastDone != "a" || s.run.LastBig != 1 {
-		t.Errorf("%d bytes apart, the run %s", len(d.Big.Data), event.MustMarshal(s.run))
+	if a := s.task("a"); string(d.Big[0].Data) != output || !a.Big || a.Output != nil || s.run.LastDone != "a" || s.run.LastBig != 1 {
+		t.Errorf("%d bytes apart, the run %s", len(d.Big[0].Data), event.MustMarshal(s.run))
 	}
 }
 

@@ -38,6 +38,14 @@ func (e *Early) command(run string) *Command {
 	return &Command{RunCommand: &body}
 }
 
+// letter is the command as a dead letter.
+func (e *Early) letter(run string, why *event.Error) *bus.Letter {
+	return &bus.Letter{
+		Subject: event.CommandSubject(e.Kind, event.MustToken(run)), Data: event.MustMarshal(&e.Body),
+		Stream: event.StreamWork, Seq: e.Seq, First: e.At, Count: 1, Err: why,
+	}
+}
+
 // stub reports whether the document only keeps commands for a run that does not exist yet.
 func (r *Run) stub() bool { return r != nil && r.State == "" }
 
@@ -100,9 +108,12 @@ func (e *Engine) absorb(ctx context.Context, v *view, c *change, stub *Run) erro
 		if err := e.decide(ctx, v, c, in); err != nil {
 			return err
 		}
-		if why := in.answer.Error; why != nil {
+		if why := in.answer.Error; why != nil { // whoever sent it was told that it is kept
 			e.cfg.Log.Warn("command that came before its run was refused", "run_id", stub.ID, "kind", early.Kind, "seq", early.Seq,
 				"code", why.Code, "err", why.Message)
+			if err := e.cfg.Bus.Bury(ctx, early.letter(stub.ID, why)); err != nil {
+				return fmt.Errorf("what was kept for run %s: %w", stub.ID, err)
+			}
 		}
 	}
 	return nil
@@ -129,12 +140,8 @@ func (e *Engine) earlyDue(ctx context.Context, run string, op *storage.IndexOp) 
 		if early.Heard {
 			continue
 		}
-		err := e.cfg.Bus.Bury(ctx, &bus.Letter{
-			Subject: event.CommandSubject(early.Kind, event.MustToken(run)), Data: event.MustMarshal(&early.Body),
-			Stream: event.StreamWork, Seq: early.Seq, First: early.At, Count: 1,
-			Err: event.Errorf(event.CodeUnknownRun, "run %q was not started within %s", run, earlyFor),
-		})
-		if err != nil {
+		letter := early.letter(run, event.Errorf(event.CodeUnknownRun, "run %q was not started within %s", run, earlyFor))
+		if err := e.cfg.Bus.Bury(ctx, letter); err != nil {
 			return fmt.Errorf("what was kept for run %s: %w", run, err)
 		}
 	}

@@ -2,6 +2,7 @@ package workflow_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -345,5 +346,99 @@ func TestRunningAgainTakesAPlace(t *testing.T) {
 	o := b.refused(t, event.KindRunRerun, waits, &event.RunCommand{TaskID: "t"}, event.CodeNotAllowedNow)
 	if want := `workflow "d" is paused; the run can go on when it is resumed`; o.Error.Message != want {
 		t.Errorf("it is refused as %v", o.Error)
+	}
+}
+
+// A pause of a workflow holds all its runs, whether their definition was stored before or comes with the start, by the new API or the old one.
+func TestAPausedDefinitionHoldsInlineRuns(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.serve(t, "a", []string{"c"}, func(_ context.Context, task *agent.Task) (any, error) { return task.Input, nil })
+	b.define(t, `{"id":"held","tasks":[{"taskId":"t","agentCapability":"c"}]}`)
+	b.call(t, event.KindWorkflowPause, "held", struct{}{})
+	starts := map[string]*event.RunStart{
+		"inline":       {Definition: event.Raw(`{"id":"held","tasks":[{"taskId":"t","agentCapability":"c","parameters":{"n":1}}]}`)},
+		"inline again": {Definition: event.Raw(`{"id":"held","tasks":[{"taskId":"t","agentCapability":"c","parameters":{"n":1}}]}`), Priority: 1},
+		"as stored":    {Definition: event.Raw(`{"id":"held","tasks":[{"taskId":"t","agentCapability":"c"}]}`)},
+		"old":          {Definition: event.Raw(`{"id":"held","tasks":[{"taskId":"t"}]}`), AgentID: "a", Legacy: true},
+		"later":        {Definition: event.Raw(`{"id":"held","tasks":[{"taskId":"t","agentCapability":"c","parameters":{"n":2}}]}`), DelaySeconds: 0.01},
+	}
+	runs := make(map[string]string)
+	for name, start := range starts {
+		runs[name] = uuid.NewString()
+		if o := b.call(t, event.KindRunStart, runs[name], start); o.State != string(event.RunPending) {
+			t.Errorf("%s: it was started as %s", name, o.State)
+		}
+	}
+	other := uuid.NewString()
+	b.call(t, event.KindRunStart, other, &event.RunStart{Definition: event.Raw(`{"id":"other","tasks":[{"taskId":"t","agentCapability":"c"}]}`)})
+	if r := b.ended(t, other); r.State != event.RunCompleted {
+		t.Errorf("a run of another workflow is %s", r.State)
+	}
+	for name, run := range runs {
+		b.until(t, run, func(r *event.Run) bool { return r.State == event.RunPending && r.StartAt == nil })
+		if x, err := b.runs.ExplainRun(t.Context(), run); err != nil || x.Text != `Workflow "held" is paused: its runs begin when it is resumed.` {
+			t.Errorf("%s: it is explained as %v, %v", name, x, err)
+		}
+	}
+	b.call(t, event.KindWorkflowResume, "held", struct{}{})
+	for name, run := range runs {
+		if r := b.ended(t, run); r.State != event.RunCompleted {
+			t.Errorf("%s: resumed it is %s", name, event.MustMarshal(r))
+		}
+	}
+}
+
+// Signals that nobody waits for yet are kept up to a bound. Beyond it the sender is told, or the signal becomes a dead letter; what was kept is taken in its order.
+func TestTheRoomForSignalsIsBounded(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.define(t, `{"id":"d","tasks":[{"taskId":"gate","signal":{"name":"open"}},
+		{"taskId":"one","dependsOn":["gate"],"signal":{"name":"go"}},{"taskId":"two","dependsOn":["one"],"signal":{"name":"go"}},
+		{"taskId":"three","dependsOn":["two"],"signal":{"name":"go"}}]}`)
+	run := b.launch(t, "d", `{}`)
+	signal := func(name string, n, size int) *event.RunCommand {
+		return &event.RunCommand{Name: name, Payload: event.Raw(fmt.Sprintf(`{"n":%d,"text":%q}`, n, strings.Repeat("x", size)))}
+	}
+	b.call(t, event.KindRunSignal, run, signal("go", 1, 30<<10))
+	b.call(t, event.KindRunSignal, run, signal("go", 2, 30<<10))
+	o := b.refused(t, event.KindRunSignal, run, signal("go", 3, 30<<10), event.CodeTooLarge)
+	if want := "the run keeps at most 100 signals of 65536 bytes together that no task waits for"; o.Error.Message != want {
+		t.Errorf("it is refused as %v", o.Error)
+	}
+	publish(t, b, event.CommandSubject(event.KindRunSignal, run), signal("go", 3, 30<<10)) // nobody waits for the outcome
+	letter := b.letters(t, event.CodeTooLarge, 1)[0]
+	b.call(t, event.KindRunSignal, run, signal("go", 4, 10)) // a small one has room
+	b.call(t, event.KindRunSignal, run, signal("open", 0, 60<<10))
+	r := b.ended(t, run)
+	for i, want := range []string{`{"n":1,`, `{"n":2,`, `{"n":4,`} {
+		if got := string(r.Tasks[i+1].Output); r.State != event.RunCompleted || !strings.HasPrefix(got, want) {
+			t.Errorf("task %s was given %.20s", r.Tasks[i+1].TaskID, got)
+		}
+	}
+	if whole, err := b.conn.DeadLetter(t.Context(), letter.Seq); err != nil || letter.RunID != run || !strings.Contains(string(whole.Body), `"n":3,`) {
+		t.Errorf("the letter is %s, %v", event.MustMarshal(&letter), err)
+	}
+}
+
+// A command that was kept for a run, and is refused when that is started, becomes a dead letter: whoever sent it was told that it is kept.
+func TestWhatWasKeptAndRefusedIsALetter(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.define(t, `{"id":"d","tasks":[{"taskId":"paid","signal":{"name":"paid","schema":{"type":"integer"}}}]}`)
+	run := uuid.NewString()
+	for _, payload := range []string{`"much"`, `12`} {
+		o := b.refused(t, event.KindRunSignal, run, &event.RunCommand{Name: "paid", Payload: event.Raw(payload)}, event.CodeUnknownRun)
+		if !o.Held {
+			t.Errorf("it is not kept: %v", o.Error)
+		}
+	}
+	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "d"})
+	if r := b.ended(t, run); r.State != event.RunCompleted || string(r.Output) != `12` {
+		t.Errorf("the run is %s", event.MustMarshal(r))
+	}
+	l := b.letters(t, event.CodeInvalid, 1)[0]
+	if l.RunID != run || !strings.Contains(l.Reason, "does not fit the schema of signal") {
+		t.Errorf("the letter is %s", event.MustMarshal(&l))
 	}
 }

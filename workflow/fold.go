@@ -375,8 +375,8 @@ func (e *Engine) take(ctx context.Context, v *view, c *change, in *input, what I
 	if created && d.Run.BigInput {
 		docs = append(docs, document{key: runInputKey(d.Run.ID), data: in.start.Input})
 	}
-	if d.Big != nil {
-		docs = append(docs, document{key: outputKey(d.Run.ID, d.Big.TaskID, d.Big.Attempt), data: d.Big.Data})
+	for _, o := range d.Big {
+		docs = append(docs, document{key: outputKey(d.Run.ID, o.TaskID, o.Attempt), data: o.Data})
 	}
 	if d.Result != nil {
 		docs = append(docs, document{key: runResultKey(d.Run.ID), data: d.Result})

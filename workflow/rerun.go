@@ -24,7 +24,8 @@ type Edit struct {
 	Set    event.Raw `json:"set,omitzero"`   // members that replace those of its input
 }
 
-// retry lets a run that has failed or was cancelled go on from the tasks that did not complete, or from one of them.
+// retry lets a run that has failed or was cancelled go on from the tasks that did not complete, or from one of them: from one that has failed together with what
+// was cancelled because of that.
 func (d *decider) retry(c *event.RunCommand) {
 	if !d.mayReopen() {
 		return
@@ -39,7 +40,11 @@ func (d *decider) retry(c *event.RunCommand) {
 			d.refuse(event.CodeNotAllowedNow, "task %q has not failed and was not cancelled", c.TaskID)
 			return
 		}
-		again = map[string]bool{c.TaskID: true}
+		// What was cancelled because a task had failed goes on with it: else the run would complete without that.
+		failed := d.stateOf(c.TaskID) == event.TaskFailed
+		maps.DeleteFunc(again, func(id string, _ bool) bool {
+			return id != c.TaskID && (!failed || d.stateOf(id) != event.TaskCancelled)
+		})
 	}
 	first := maps.Clone(again)
 	d.addUnreached(again)

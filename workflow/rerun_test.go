@@ -177,6 +177,8 @@ func TestARunThatGoesOnAgainHasItsWholeTime(t *testing.T) {
 		legacy := name == "legacy"
 		limit := map[bool]time.Duration{false: time.Minute, true: LegacyTimeout}[legacy]
 		s := tell(t, definition, &event.RunStart{Legacy: legacy})
+		s.now = noon.Add(30 * time.Minute)
+		s.put(commandAbout(event.KindRunApprove, "ask"))
 		s.now = noon.Add(time.Hour)
 		if s.breaks("a"); s.run.State != event.RunFailed {
 			t.Fatalf("%s: the run is %s", name, s.run.State)
@@ -187,4 +189,22 @@ func TestARunThatGoesOnAgainHasItsWholeTime(t *testing.T) {
 			t.Errorf("%s: it is looked at %s after it went on", name, s.run.Look.Sub(s.now))
 		}
 	}
+}
+
+// A task that is retried takes along what was cancelled because it had failed: else the run would complete without that. One that was cancelled goes on alone.
+func TestARetryTakesAlongWhatWasCancelled(t *testing.T) {
+	t.Parallel()
+	const source = `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c"},{"taskId":"b","agentCapability":"c"},{"taskId":"z","agentCapability":"c","dependsOn":["a","b"]}]}`
+	s := tell(t, source, &event.RunStart{})
+	s.breaks("a")
+	s.commands(event.KindRunRetry, "a")
+	s.want("a:ready b:ready z:pending")
+	s.does("a", "b", "z")
+	if s.run.State != event.RunCompleted {
+		t.Errorf("the run is %s", s.run.State)
+	}
+	s = tell(t, source, &event.RunStart{})
+	s.put(command(event.KindRunCancel, nil))
+	s.commands(event.KindRunRetry, "a")
+	s.want("a:ready b:cancelled z:pending")
 }

@@ -101,7 +101,8 @@ func (e *Engine) resolve(ctx context.Context, c *change, in *input) (*Start, *ev
 	return start, nil, nil
 }
 
-// resolveInline checks a definition that came with the command. A legacy one that cannot run makes the run fail with the reason; others are refused.
+// resolveInline checks a definition that came with the command. A legacy one that cannot run makes the run fail with the reason; others are refused. Its runs are
+// held, as they are counted, with those of the definition that has its id.
 func (e *Engine) resolveInline(ctx context.Context, c *change, start *Start, m *bus.Msg) (*Start, *event.Error, error) {
 	raw := start.Event.Definition
 	def, problem := parse(raw, start.Event.Legacy)
@@ -122,12 +123,15 @@ func (e *Engine) resolveInline(ctx context.Context, c *change, start *Start, m *
 	if def.ID == "" {
 		return nil, event.Errorf(event.CodeInvalid, "the definition has no id"), nil
 	}
+	if start.Problem != nil {
+		return start, nil, nil // what cannot run is not kept, and waits for nobody
+	}
+	if start.Queue, err = e.queueOf(ctx, c, def.ID); err != nil {
+		return nil, nil, err
+	}
 	key := versionKey(def.ID, version)
 	if _, known := e.defs.Load(key); known {
 		return start, nil, nil
-	}
-	if start.Problem != nil {
-		return start, nil, nil // what cannot run is not kept
 	}
 	docs, err := e.cfg.Store.Get(ctx, key, definitionKey(def.ID))
 	if err != nil {

@@ -2,8 +2,10 @@ package workflow_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -108,4 +110,66 @@ func TestExpiredCommandIsKept(t *testing.T) {
 		r, err := b.runs.Run(t.Context(), "late")
 		return err == nil && r.State == event.RunRunning
 	})
+}
+
+// A dead letter of a task whose retries were spent is the retry: sent again when what was wrong is mended, it lets the run go on, together with what was cancelled
+// with it. When the run went on before, the letter is refused, and says why.
+func TestALetterOfSpentRetriesLetsTheRunGoOn(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var broken atomic.Bool
+	hold := make(chan struct{})
+	b.serve(t, "printer", []string{"print"}, func(_ context.Context, task *agent.Task) (any, error) {
+		if broken.Load() {
+			return nil, agent.Fail("broken", "no paper")
+		}
+		return task.Attempt, nil
+	})
+	b.serve(t, "binder", []string{"bind"}, func(ctx context.Context, _ *agent.Task) (any, error) {
+		select {
+		case <-hold:
+			return "bound", nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	})
+	b.define(t, `{"id":"book","output":{"printed":"${{ tasks.print.output }}","bound":"${{ tasks.bind.output }}"},"tasks":[
+		{"taskId":"print","agentCapability":"print","retry":{"attempts":1,"initialSeconds":0.01}},{"taskId":"bind","agentCapability":"bind"},
+		{"taskId":"send","dependsOn":["print","bind"]}]}`)
+	fail := func() (run string, letter uint64) {
+		broken.Store(true)
+		run = b.launch(t, "book", `{}`)
+		if r := b.until(t, run, func(r *event.Run) bool { return r.State.Final() }); r.State != event.RunFailed || r.Error.Code != "broken" {
+			t.Fatalf("the run is %s", event.MustMarshal(r))
+		}
+		broken.Store(false)
+		return run, b.letters(t, event.CodeRetriesSpent, 1)[0].Seq
+	}
+	run, letter := fail()
+	if _, err := b.conn.ReplayDead(t.Context(), letter, nil); err != nil {
+		t.Fatal(err)
+	}
+	close(hold)
+	if r := b.again(t, run, 1); r.State != event.RunCompleted || string(r.Output) != `{"bound":"bound","printed":3}` {
+		t.Errorf("the run is %s", event.MustMarshal(r))
+	}
+	b.letters(t, event.CodeRetriesSpent, 0)
+	if _, err := b.conn.ReplayDead(t.Context(), letter, nil); !errors.Is(err, &event.Error{Code: event.CodeUnknownLetter}) {
+		t.Errorf("sent again twice: %v", err)
+	}
+
+	run, letter = fail()
+	b.call(t, event.KindRunRetry, run, struct{}{})
+	if r := b.again(t, run, 1); r.State != event.RunCompleted {
+		t.Errorf("the run is %s", event.MustMarshal(r))
+	}
+	if _, err := b.conn.ReplayDead(t.Context(), letter, nil); err != nil {
+		t.Fatal(err)
+	}
+	if l := b.letters(t, event.CodeNotAllowedNow, 1)[0]; l.RunID != run || l.Hops != 1 || !strings.Contains(l.Reason, "the run has completed") {
+		t.Errorf("the letter came back as %s", event.MustMarshal(&l))
+	}
+	if r, err := b.runs.Run(t.Context(), run); err != nil || r.Reruns != 1 {
+		t.Errorf("the run is %s, %v", event.MustMarshal(r), err)
+	}
 }

@@ -85,7 +85,7 @@ func newRunRetry(a *app) *cobra.Command {
 	cmd := a.steer("retry RUN", "Let a run that failed or was cancelled go on", one("a run"), func(args []string) (request, error) {
 		return request{path: apiRoute("runs", args[0], "retry"), body: map[string]string{"taskId": task, "reason": reason}}, nil
 	})
-	cmd.Flags().StringVar(&task, "task", "", "only this `task` (default: all that did not complete)")
+	cmd.Flags().StringVar(&task, "task", "", "only this `task`, with what was cancelled because it had failed (default: all that did not complete)")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for people")
 	return cmd
 }
