@@ -181,8 +181,11 @@ type Missing struct {
 // Orphaned says that the task that started this run has ended.
 type Orphaned struct{ Parent ParentRef }
 
-// Held says that the run that started this one is paused, or goes on again.
-type Held struct{ On bool }
+// Held says that the run that started this one is paused, or goes on again. It is a level: one that comes late, by a replica that has slept, changes nothing.
+type Held struct {
+	On   bool
+	Turn int // how often that run has been paused and let go on
+}
 
 func (*Held) input()       {}
 func (*Opened) input()     {}

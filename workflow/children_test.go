@@ -290,3 +290,39 @@ func TestChildIDs(t *testing.T) {
 		}
 	}
 }
+
+// A replica that has slept may bring its parent's word to a child when a later one has been heard, or when it had long been let go on.
+func TestAChildHeedsTheLastWordOfItsParent(t *testing.T) {
+	t.Parallel()
+	s := tell(t, `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c"}]}`, &event.RunStart{})
+	s.run.Parent = &ParentRef{Run: "parent", Task: "each", Round: 1}
+	for _, word := range []struct {
+		on   bool
+		turn int
+		is   event.RunState
+	}{
+		{false, 2, event.RunRunning},
+		{true, 1, event.RunRunning},
+		{true, 3, event.RunPaused},
+		{false, 2, event.RunPaused},
+		{false, 4, event.RunRunning},
+		{true, 3, event.RunRunning},
+		{false, lastTurn, event.RunRunning},
+		{true, 5, event.RunRunning},
+	} {
+		s.put(&Held{On: word.on, Turn: word.turn})
+		if s.run.State != word.is {
+			t.Errorf("after turn %d the child is %s, want %s: %s", word.turn, s.run.State, word.is, event.MustMarshal(s.run.Control))
+		}
+		if d := s.put(&Held{On: word.on, Turn: word.turn}); d.Run != nil {
+			t.Errorf("turn %d was heard twice", word.turn)
+		}
+	}
+	parent := tell(t, `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c"}]}`, &event.RunStart{})
+	for i, kind := range []event.CommandKind{event.KindRunPause, event.KindRunPause, event.KindRunResume} {
+		parent.put(&Command{RunCommand: &event.RunCommand{Kind: kind, RunID: runID}})
+		if want := []int{1, 1, 2}[i]; parent.run.turns() != want {
+			t.Errorf("after %s it has %d turns, want %d", kind, parent.run.turns(), want)
+		}
+	}
+}

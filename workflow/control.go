@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -12,6 +13,8 @@ type Control struct {
 	Paused   time.Time    `json:"paused,omitzero"`   // since when it is paused, zero when it is not
 	Own      bool         `json:"own,omitzero"`      // people have paused it
 	Kin      bool         `json:"kin,omitzero"`      // it is paused with its parent
+	Turns    int          `json:"turns,omitzero"`    // how often it was paused and let go on
+	Heard    int          `json:"heard,omitzero"`    // of a child: the turns of its parent that it knows of
 	Seq      uint64       `json:"seq,omitzero"`      // of the pause or resume that counts: the last one in the stream
 	SeqAt    time.Time    `json:"seqAt,omitzero"`    // its stream timestamp
 	StoodMs  int64        `json:"stoodMs,omitzero"`  // how long it has been paused before, in milliseconds
@@ -135,12 +138,17 @@ func (d *decider) resume(*event.RunCommand) {
 
 // held pauses a child with its parent, and lets it go on with it unless people have paused it too.
 func (d *decider) held(in *Held) {
-	if d.run.State.Final() || d.run.Parent == nil || in.On == d.run.pausedWithParent() {
+	if d.run.State.Final() || d.run.Parent == nil || in.Turn < d.run.heard() {
+		return
+	}
+	same := in.On == d.run.pausedWithParent()
+	if same && in.Turn == d.run.heard() {
 		return
 	}
 	ctl := d.control()
-	ctl.Kin = in.On
-	switch {
+	ctl.Heard = in.Turn
+	switch ctl.Kin = in.On; {
+	case same:
 	case in.On:
 		d.halt()
 	case !ctl.Own:
@@ -154,9 +162,30 @@ func (r *Run) pausedWithParent() bool {
 	return r.Parent != nil && r.State == event.RunPaused && (r.Control.Kin || !r.Control.Own)
 }
 
+// lastTurn is the turn of a word behind which no other comes: that a child is not held any more, since nothing waits for it.
+const lastTurn = math.MaxInt32
+
+// turns is how often a run has been paused and let go on.
+func (r *Run) turns() int {
+	if r.Control == nil {
+		return 0
+	}
+	return r.Control.Turns
+}
+
+// heard is how many turns of its parent a child knows of.
+func (r *Run) heard() int {
+	if r.Control == nil {
+		return 0
+	}
+	return r.Control.Heard
+}
+
 func (d *decider) halt() {
 	if d.run.State != event.RunPaused {
-		d.control().Paused = d.at.Now
+		ctl := d.control()
+		ctl.Paused = d.at.Now
+		ctl.Turns++
 		d.run.State = event.RunPaused
 		d.out.Cause = "paused"
 	}
@@ -171,6 +200,7 @@ func (d *decider) proceed() {
 	stood := d.at.Now.Sub(ctl.Paused)
 	ctl.Paused, ctl.StoodMs = time.Time{}, ctl.StoodMs+stood.Milliseconds()
 	ctl.Own, ctl.Kin = false, false
+	ctl.Turns++
 	d.run.State = event.RunRunning
 	if d.run.pending() {
 		d.run.State = event.RunPending

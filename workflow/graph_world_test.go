@@ -19,6 +19,21 @@ type plot struct {
 	values map[string]int     // what each task brings
 	when   map[string]premise // by task
 	cases  map[string][]int   // by task that switches: values that lead to its cases, in order; -1 always
+	bodies map[string]bool    // by task that script says nothing of: whether it completes once it has begun
+}
+
+// brings reports whether a task that completes brings its value.
+func (p *plot) brings(t *Task) bool {
+	agent := t.AgentCapability != "" || t.Select != nil
+	return (agent || t.Workflow != nil) && t.ForEach == nil
+}
+
+// succeeds reports whether a task completes once it has begun.
+func (p *plot) succeeds(t *Task) bool {
+	if completes, known := p.bodies[t.TaskID]; known {
+		return completes
+	}
+	return t.AgentCapability == "" && t.Select == nil || p.script.succeeds(p.def, t)
 }
 
 // premise is a condition about another task.
@@ -97,7 +112,7 @@ func (p *plot) fateOf(t *Task, fates fatesOf) event.TaskState {
 		return event.TaskSkipped
 	}
 	if c, ok := p.when[t.TaskID]; ok {
-		brought := p.def.Find(c.task).AgentCapability != "" // points where edges meet bring nothing
+		brought := p.brings(p.def.Find(c.task)) // points where edges meet bring nothing
 		switch done := brought && fates[c.task] == event.TaskCompleted; {
 		case !done && !c.safe:
 			return event.TaskFailed
@@ -105,7 +120,7 @@ func (p *plot) fateOf(t *Task, fates fatesOf) event.TaskState {
 			return event.TaskSkipped
 		}
 	}
-	if t.AgentCapability != "" && !p.script.succeeds(p.def, t) {
+	if !p.succeeds(t) {
 		return event.TaskFailed
 	}
 	return event.TaskCompleted
@@ -134,7 +149,7 @@ func (p *plot) edge(from, to *Task, fates fatesOf) (is, known, taken bool) {
 
 func (p *plot) chosen(t *Task) string {
 	for i, v := range p.cases[t.TaskID] {
-		if v < 0 || v == p.values[t.TaskID] && t.AgentCapability != "" {
+		if v < 0 || v == p.values[t.TaskID] && p.brings(t) {
 			return t.Switch[i].TaskID
 		}
 	}
@@ -214,27 +229,11 @@ func (p *plot) ways(t *rapid.T, task *Task, before, after []string) {
 	}
 }
 
-// finish adds what needs the whole graph: conditions about tasks that are certain to have ended, and what becomes of attempts.
+// finish adds what needs the whole graph: conditions, inputs, and what becomes of attempts.
 func (p *plot) finish(t *rapid.T, def *Definition) {
+	p.premises(t, def)
 	for i := range def.Tasks {
 		task := &def.Tasks[i]
-		edges := 0
-		for j := range def.Tasks {
-			if is, _, _ := p.edge(&def.Tasks[j], task, nil); is {
-				edges++
-			}
-		}
-		if string(task.Join) > fmt.Sprint(edges) || edges == 0 {
-			task.Join = nil // Check refuses what can never be met
-		}
-		if sure := len(task.DependsOn) > 0 && (task.Join == nil || string(task.Join) == `"all"`); sure && rapid.IntRange(0, 2).Draw(t, "when") == 0 {
-			c := premise{task: task.DependsOn[0], more: rapid.IntRange(0, 3).Draw(t, "more than"), safe: rapid.Bool().Draw(t, "safe")}
-			if of := def.Tasks[slices.IndexFunc(def.Tasks, func(t Task) bool { return t.TaskID == c.task })]; of.AgentCapability == "" {
-				c.safe = false
-			}
-			p.when[task.TaskID] = c
-			task.When = c.source()
-		}
 		if len(task.DependsOn) > 0 && task.AgentCapability != "" {
 			task.Parameters = event.Raw(`{"was":"${{ tasks.` + task.DependsOn[0] + `.output }}"}`)
 		}
@@ -319,7 +318,7 @@ func (w *world) checkUndone(p *plot) {
 	}
 	missed := 0
 	for _, id := range slices.Backward(done) {
-		if p.script.succeeds(p.def, p.def.Find(id+undoSuffix)) {
+		if p.succeeds(p.def.Find(id + undoSuffix)) {
 			want = append(want, id)
 		} else {
 			missed++

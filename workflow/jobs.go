@@ -90,16 +90,21 @@ func (e *Engine) work(ctx context.Context) error {
 func (e *Engine) do(ctx context.Context, j job) (err error) {
 	defer e.caught(&err)
 	runs, err := e.readRuns(ctx, []string{j.run})
-	if err != nil || runs[0] == nil {
+	if err != nil {
 		return err
 	}
 	r := runs[0]
+	if r == nil {
+		e.letGo(j)
+		return nil
+	}
 	def, err := e.definitionOf(ctx, r)
 	if err != nil {
 		return err
 	}
 	rt, t := r.Find(j.task), def.Find(j.task)
 	if rt == nil || t == nil || rt.Kids == nil || rt.State.Final() || r.State.Final() {
+		e.letGo(j)
 		return nil
 	}
 	switch {
@@ -111,6 +116,20 @@ func (e *Engine) do(ctx context.Context, j job) (err error) {
 		return e.join(ctx, r, rt)
 	}
 	return e.checkChildren(ctx, r, rt)
+}
+
+// letGo lets the due entry of a child go that nobody waits for any more.
+func (e *Engine) letGo(j job) {
+	if j.child != "" {
+		for _, in := range nothing(j.due()) {
+			e.inbox.add(in)
+		}
+	}
+}
+
+// due is the entry that says that the child has ended.
+func (j job) due() *storage.IndexOp {
+	return &storage.IndexOp{Index: dueIndex, Member: timer(timerChild, j.child), Score: j.score}
 }
 
 // open finds out which items a forEach has.
@@ -158,7 +177,7 @@ func (e *Engine) goRound(ctx context.Context, r *Run, def *Definition, t *Task, 
 		return err
 	}
 	end.Again = again
-	e.inbox.add(&input{run: r.ID, in: end, timer: &storage.IndexOp{Index: dueIndex, Member: timer(timerChild, j.child), Score: j.score}})
+	e.inbox.add(&input{run: r.ID, in: end, timer: j.due()})
 	return nil
 }
 

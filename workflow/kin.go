@@ -123,13 +123,19 @@ func (e *Engine) remembered(ctx context.Context, id string) (*Run, error) {
 	return v.runs[id].val, nil
 }
 
+// reread returns a run as it is remembered if that is as it should be, and else as the store has it: another replica may have written what an entry is about.
+func (e *Engine) reread(ctx context.Context, id string, good func(*Run) bool) (*Run, error) {
+	r, err := e.remembered(ctx, id)
+	if err != nil || r == nil || good(r) {
+		return r, err
+	}
+	e.runs.Forget(runKey(id))
+	return e.remembered(ctx, id)
+}
+
 // childDue tells a parent that a child has ended. What is only remembered is good enough if it says so: a run that has ended stays so.
 func (e *Engine) childDue(ctx context.Context, id string, op *storage.IndexOp) ([]*input, error) {
-	child, err := e.remembered(ctx, id)
-	if err == nil && child != nil && !child.State.Final() {
-		e.runs.Forget(runKey(id))
-		child, err = e.remembered(ctx, id)
-	}
+	child, err := e.reread(ctx, id, func(r *Run) bool { return r.State.Final() })
 	if err != nil {
 		return nil, err
 	}
@@ -209,13 +215,16 @@ func (e *Engine) kinDue(ctx context.Context, run, task string, op *storage.Index
 	for i, id := range ids {
 		child := v.runs[id].val
 		wanted := t.wants(kin[i].Round)
-		halts := wanted && r.State == event.RunPaused
+		halts, turn := wanted && r.State == event.RunPaused, r.turns()
+		if !wanted {
+			turn = lastTurn
+		}
 		switch {
 		case child == nil || child.State.Final():
 		case !wanted && child.Undoing == nil:
 			inputs = append(inputs, &input{run: id, in: &Orphaned{Parent: kin[i]}})
-		case child.pausedWithParent() != halts:
-			inputs = append(inputs, &input{run: id, in: &Held{On: halts}})
+		case child.pausedWithParent() != halts || child.heard() < turn: // one that is as it should be must not heed an older word any more either
+			inputs = append(inputs, &input{run: id, in: &Held{On: halts, Turn: turn}})
 		}
 	}
 	if len(inputs) == 0 {

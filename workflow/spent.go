@@ -72,11 +72,11 @@ func (e *Engine) burySpent(r *Run, t *RunTask, due storage.IndexOp) {
 
 // spentDue stores a letter that was not stored in its time.
 func (e *Engine) spentDue(ctx context.Context, run, task, attempt string, op *storage.IndexOp) error {
-	v := &view{runs: make(map[string]*slot[*Run])}
-	if err := e.loadRuns(ctx, v, []string{run}); err != nil {
+	owes := func(t *RunTask) bool { return t != nil && t.spent() && strconv.Itoa(t.Attempt) == attempt }
+	r, err := e.reread(ctx, run, func(r *Run) bool { return owes(r.Find(task)) })
+	if err != nil {
 		return err
 	}
-	r := v.runs[run].val
 	var t *RunTask
 	if r != nil {
 		t = r.Find(task)
@@ -93,7 +93,7 @@ func (e *Engine) spentDue(ctx context.Context, run, task, attempt string, op *st
 			}
 		}
 	}
-	if t == nil || !t.spent() || strconv.Itoa(t.Attempt) != attempt {
+	if !owes(t) {
 		e.facts.sent(*op) // it is being tried again
 		return nil
 	}

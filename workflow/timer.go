@@ -141,12 +141,12 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 
 // factDue publishes a final fact that was not published in its time.
 func (e *Engine) factDue(ctx context.Context, run string, op *storage.IndexOp) error {
-	v := &view{runs: make(map[string]*slot[*Run])}
-	if err := e.loadRuns(ctx, v, []string{run}); err != nil {
+	owes := func(r *Run) bool { return r.State.Final() && factTimer(r) == op.Member }
+	r, err := e.reread(ctx, run, owes)
+	if err != nil {
 		return err
 	}
-	r := v.runs[run].val
-	if r == nil || !r.State.Final() || factTimer(r) != op.Member {
+	if r == nil || !owes(r) {
 		e.facts.sent(*op) // a later fact replaces it
 		return nil
 	}

@@ -1,0 +1,131 @@
+package workflow
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// watcher looks at all that is written, as it is written, and fails the test when something is that must never be.
+type watcher struct {
+	t     *testing.T
+	mu    sync.Mutex
+	runs  map[string]*Run
+	gates map[string]*lifecycle.Gate
+	held  map[string]string // by attempt: agents that were ever given it
+	ended map[string][]string
+}
+
+func newWatcher(t *testing.T) *watcher {
+	return &watcher{
+		t: t, runs: make(map[string]*Run), gates: make(map[string]*lifecycle.Gate), held: make(map[string]string), ended: make(map[string][]string),
+	}
+}
+
+// commit commits, one caller after the other, and looks at what was written.
+func (w *watcher) commit(store storage.Store, txns []storage.Txn) []error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	errs := store.Commit(context.Background(), txns...)
+	for i, err := range errs {
+		if err != nil {
+			continue
+		}
+		for _, put := range txns[i].Put {
+			if id, is := strings.CutPrefix(string(put.Key), "run/"); is {
+				w.run(id, put.Data)
+			}
+			if key, is := strings.CutPrefix(string(put.Key), "run-task/"); is {
+				w.moved(key, put.Data)
+			}
+			if id, is := strings.CutPrefix(string(put.Key), "gate/"); is {
+				w.gate(id, put.Data)
+			}
+		}
+	}
+	return errs
+}
+
+func (w *watcher) run(id string, data []byte) {
+	after := new(Run)
+	if err := event.Unmarshal(data, after); err != nil {
+		w.t.Errorf("run %s was written as %s: %v", id, data, err)
+		return
+	}
+	before := w.runs[id]
+	w.runs[id] = after
+	if before == nil || before.stub() {
+		before = &Run{}
+	}
+	if before.Version >= after.Version {
+		w.t.Errorf("run %s: version %d follows on %d", id, after.Version, before.Version)
+	}
+	if before.State.Final() && after.State != before.State {
+		w.t.Errorf("run %s is %s after it %s", id, after.State, before.State)
+	}
+	for i := range after.Tasks {
+		t, old := &after.Tasks[i], before.at(0, after.Tasks[i].ID)
+		if old.State.Final() && (t.State != old.State || t.Attempt != old.Attempt || string(t.Output) != string(old.Output)) {
+			w.t.Errorf("task %s of run %s is %s with %s after it was %s with %s", t.ID, id, t.State, t.Output, old.State, old.Output)
+		}
+		if t.Attempt < old.Attempt {
+			w.t.Errorf("task %s of run %s: attempt %d follows on %d", t.ID, id, t.Attempt, old.Attempt)
+		}
+		if t.State == event.TaskCompleted && old.State != event.TaskCompleted {
+			w.completed(id, t.ID)
+		}
+	}
+}
+
+// moved looks at a task that has left the document of its run.
+func (w *watcher) moved(key string, data []byte) {
+	t := new(RunTask)
+	if err := event.Unmarshal(data, t); err != nil {
+		w.t.Errorf("%s was written as %s: %v", key, data, err)
+		return
+	}
+	if run, _, _ := strings.Cut(key, "/"); t.State == event.TaskCompleted {
+		w.completed(run, t.ID)
+	}
+}
+
+func (w *watcher) completed(run, task string) {
+	for _, id := range w.ended[run] {
+		if id == task {
+			w.t.Errorf("task %s of run %s has completed twice", task, run)
+			return
+		}
+	}
+	w.ended[run] = append(w.ended[run], task)
+}
+
+func (w *watcher) gate(agent string, data []byte) {
+	after := new(lifecycle.Gate)
+	if err := event.Unmarshal(data, after); err != nil {
+		w.t.Errorf("the gate of %s was written as %s: %v", agent, data, err)
+		return
+	}
+	before := w.gates[agent]
+	if before == nil {
+		before = new(lifecycle.Gate)
+	}
+	w.gates[agent] = after
+	if len(after.Held) > after.Slots {
+		w.t.Errorf("agent %s has %d slots and holds %d: %s", agent, after.Slots, len(after.Held), data)
+	}
+	for _, h := range after.Held {
+		if before.Holds(h.AttemptRef) {
+			continue
+		}
+		name := attemptName(h.RunID, h.TaskID, h.Attempt)
+		if to := w.held[name]; to != "" {
+			w.t.Errorf("attempt %s was given to %s, and to %s before", name, agent, to)
+		}
+		w.held[name] = agent
+	}
+}
