@@ -68,8 +68,7 @@ func (e *Engine) Retire(ctx context.Context, now time.Time) (removed int, err er
 	if err != nil {
 		return 0, fmt.Errorf("read who removes runs: %w", err)
 	}
-	var last retirement
-	if event.Unmarshal(docs[0].Data, &last) == nil && last.By != e.name && now.Sub(last.At).Abs() < retireYield {
+	if e.yields(docs[0], now) {
 		return 0, nil
 	}
 	floor, err := e.replayFloor(ctx, now)
@@ -81,12 +80,20 @@ func (e *Engine) Retire(ctx context.Context, now time.Time) (removed int, err er
 		return 0, fmt.Errorf("count the runs that have ended: %w", err)
 	}
 	plan := retirePlan{excess: ended - e.cfg.MaxEnded, old: earlier(now.Add(-e.cfg.Retention), floor), floor: floor}
-	removed, err = e.retireEnded(ctx, &plan, now)
+	begun := time.Now()
+	clock := func() time.Time { return now.Add(time.Since(begun)) } // it may take many minutes
+	removed, err = e.retireEnded(ctx, &plan, clock)
 	if err != nil {
 		return removed, err
 	}
-	swept, err := e.sweepOld(ctx, plan.old, now)
+	swept, err := e.sweepOld(ctx, plan.old, clock)
 	return removed + swept, err
+}
+
+// yields reports whether another replica removes runs.
+func (e *Engine) yields(retired storage.Doc, now time.Time) bool {
+	var last retirement
+	return event.Unmarshal(retired.Data, &last) == nil && last.By != e.name && now.Sub(last.At).Abs() < retireYield
 }
 
 // retirePlan says what may go.
@@ -126,7 +133,7 @@ func (e *Engine) replayFloor(ctx context.Context, now time.Time) (time.Time, err
 }
 
 // retireEnded removes runs in the order in which they ended, a bite at a time, with rest in between.
-func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, now time.Time) (removed int, err error) {
+func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, clock func() time.Time) (removed int, err error) {
 	var after storage.Cursor
 	for {
 		began := time.Now()
@@ -135,12 +142,12 @@ func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, now time.Tim
 		if err != nil || len(entries) == 0 {
 			return removed, err
 		}
-		n, err := e.retireRuns(ctx, entries, now)
+		n, err := e.retireRuns(ctx, entries, clock())
 		removed += n
 		if err != nil {
 			return removed, err
 		}
-		if n == 0 && len(entries) == limit { // conflicts: another replica does it
+		if n == 0 && len(entries) == limit { // another replica does it
 			return removed, nil
 		}
 		after = storage.Cursor{Score: entries[len(entries)-1].Score, Member: entries[len(entries)-1].Member}
@@ -154,7 +161,7 @@ func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, now time.Tim
 
 // sweepOld looks at a page of the runs that were created before a time, the oldest first and every page in turn, and removes those that had ended before it:
 // they were stored by a version that did not list them as ended. What is left are runs that still go on.
-func (e *Engine) sweepOld(ctx context.Context, before, now time.Time) (removed int, err error) {
+func (e *Engine) sweepOld(ctx context.Context, before time.Time, clock func() time.Time) (removed int, err error) {
 	page, err := e.cfg.Store.Range(ctx, runIndex, e.swept, storage.Score(max(before.UnixMicro(), 0)), retirePage)
 	if err != nil || len(page) == 0 {
 		e.swept = storage.Cursor{}
@@ -178,7 +185,7 @@ func (e *Engine) sweepOld(ctx context.Context, before, now time.Time) (removed i
 	}
 	for len(ended) > 0 {
 		n := min(len(ended), retireBite)
-		more, err := e.retireRuns(ctx, ended[:n], now)
+		more, err := e.retireRuns(ctx, ended[:n], clock())
 		removed += more
 		if err != nil {
 			return removed, err
@@ -188,7 +195,7 @@ func (e *Engine) sweepOld(ctx context.Context, before, now time.Time) (removed i
 	return removed, nil
 }
 
-// retireRuns deletes runs with all their documents, and returns how many. One that has not ended, or is gone, is only struck off the list of those that have.
+// retireRuns deletes runs with all their documents, and returns how many: none while another replica does so. One that has not ended, or is gone, is only struck off the list of those that have.
 // A Txn must put a document, which keeps a late repeat of it from being taken for a new one; it says who removes runs.
 func (e *Engine) retireRuns(ctx context.Context, entries []storage.Entry, now time.Time) (removed int, err error) {
 	keys := []storage.Key{retiredKey}
@@ -198,6 +205,9 @@ func (e *Engine) retireRuns(ctx context.Context, entries []storage.Entry, now ti
 	docs, err := e.cfg.Store.Get(ctx, keys...)
 	if err != nil {
 		return 0, fmt.Errorf("read runs that have ended: %w", err)
+	}
+	if e.yields(docs[0], now) {
+		return 0, nil
 	}
 	b := removal{e: e, rev: docs[0].Rev, mark: event.MustMarshal(retirement{By: e.name, At: now.UTC()})}
 	var stray []storage.IndexOp

@@ -179,6 +179,29 @@ func TestRetireStrikesOffWhatIsGone(t *testing.T) {
 	}
 }
 
+// A removal that takes long goes on being the one that removes, and ends when another replica has taken it over.
+func TestALongRemovalSaysThatItGoesOn(t *testing.T) {
+	t.Parallel()
+	store, conn := openTestStore(t), bustest.Conn(t)
+	shelve(t, store, "a", 10, event.RunCompleted, true)
+	one, two := NewEngine(Config{Store: store, Bus: conn, Log: bustest.Log(t)}), NewEngine(Config{Store: store, Bus: conn, Log: bustest.Log(t)})
+	entries, err := store.Range(t.Context(), endedIndex, storage.Cursor{}, storage.MaxScore, 10)
+	if err != nil || len(entries) != 10 {
+		t.Fatalf("%d runs have ended, %v", len(entries), err)
+	}
+	now := time.Now()
+	remove := func(e *Engine, from, n int, at time.Time) {
+		t.Helper()
+		if got, err := e.retireRuns(t.Context(), entries[from:from+5], at); got != n || err != nil {
+			t.Errorf("%d runs were removed, want %d, %v", got, n, err)
+		}
+	}
+	remove(one, 0, 5, now.Add(time.Hour)) // an hour after it has begun
+	remove(two, 5, 0, now.Add(time.Hour+retirePeriod))
+	remove(two, 5, 5, now.Add(time.Hour+2*retireYield))
+	remove(one, 5, 0, now.Add(time.Hour+2*retireYield))
+}
+
 // One replica removes; when it is gone another one does.
 func TestRetireIsLeftToOneReplica(t *testing.T) {
 	t.Parallel()
