@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -297,4 +298,37 @@ func TestOutage_StateThatWasGivenUpDoesNotOvertakeTheNext(t *testing.T) {
 	if n := stream.CachedInfo().State.Msgs; n != 3 { // next, draining, offline
 		t.Errorf("%d states are stored", n)
 	}
+}
+
+// A state is not left out for the sake of a later one that is given up.
+func TestOutage_StateBehindAnotherThatIsGivenUpIsStored(t *testing.T) {
+	t.Parallel()
+	s, _ := ownServer(t)
+	c := newOpscore(t, s)
+	js, err := jetstream.New(c.nc)
+	must(t, err)
+	p := c.ready(echo)
+	must(t, js.DeleteStream(t.Context(), event.StreamAgent))
+	var all sync.WaitGroup
+	all.Go(func() { must(t, p.SetState(t.Context(), "first", nil)) })
+	for m := c.next(); ; m = c.next() { // then it is being reported, and the others wait
+		if said, ok := m.Event.(*event.State); ok && said.State == "first" {
+			break
+		}
+	}
+	all.Go(func() { must(t, p.SetState(t.Context(), "second", nil)) })
+	for begun := time.Now(); time.Since(begun) < 200*time.Millisecond; {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := p.SetState(ctx, "given-up", nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		cancel()
+	}
+	must(t, makeStream(js, event.StreamAgent))
+	all.Wait()
+	if last := c.last(event.StreamAgent, event.VerbState).(*event.State); last.State != "second" {
+		t.Errorf("the last state that is stored is %q", last.State)
+	}
+	p.stop()
+	must(t, p.end(t))
 }

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -57,12 +57,20 @@ type presence struct {
 	stating chan struct{}
 	state   event.State // the last one, guarded by stating
 	parting bool        // only the session may report states now; guarded by stating
+	stored  uint64      // number of the wish that a stream has; guarded by stating
 	pace    *rate.Limiter
-	newest  atomic.Uint64 // number of the last state that somebody wants to report
 
 	mu      sync.Mutex
 	waiting map[string]chan event.Outcome // by the last token of the reply subject
 	last    uint64
+	wishes  []*wish // states that somebody waits to report, the newest last
+	wished  uint64
+}
+
+// wish is a state that somebody wants to be reported, and waits.
+type wish struct {
+	number uint64 // in the order they were set
+	state  event.State
 }
 
 // newPresence subscribes to outcomes; the caller ends the subscription.
@@ -152,11 +160,17 @@ func (p *presence) register(ctx context.Context) error {
 	}
 }
 
-// setState reports a state and remembers it for reconnects. It returns when a stream has it, or with the cause of ctx. After
-// the first parting state, all others are refused with ErrNotRunning. Of states that are set faster than they may be reported the last one
-// counts: whoever waits behind it need not be told that it was left out.
+// setState reports a state and remembers it for reconnects. It returns when a stream has it or one that was set later, or with the cause of ctx. After
+// the first parting state, all others are refused with ErrNotRunning.
+//
+// Whose turn it is reports the newest state that anybody waits to report, so that of states that are set faster than they may be reported the last one
+// counts, and one whose caller gives up takes none with it that was set before.
 func (p *presence) setState(ctx context.Context, state string, details event.Raw, parting bool) error {
-	number := p.newest.Add(1)
+	w := &wish{state: event.State{State: state, Details: details, Instance: p.instance}}
+	if !parting {
+		p.enter(w)
+		defer p.withdraw(w)
+	}
 	select {
 	case p.stating <- struct{}{}:
 		defer func() { <-p.stating }()
@@ -167,18 +181,46 @@ func (p *presence) setState(ctx context.Context, state string, details event.Raw
 		return ErrNotRunning
 	}
 	if !parting {
-		overtaken := func() bool { return number != p.newest.Load() }
-		if overtaken() {
+		if p.stored >= w.number {
 			return nil
 		}
-		if err := pause(ctx, p.pace.Reserve().Delay()); err != nil || overtaken() {
+		if err := pause(ctx, p.pace.Reserve().Delay()); err != nil {
 			return err
 		}
+		w = p.newest()
 	}
 	p.parting = parting
-	p.state = event.State{State: state, Details: details, Instance: p.instance}
+	p.state = w.state
 	_, reply := p.expect(event.VerbState)
-	return p.out.send(ctx, p.message(event.VerbState, p.stateBody(), reply))
+	err := p.out.send(ctx, p.message(event.VerbState, p.stateBody(), reply))
+	if err == nil {
+		p.stored = max(p.stored, w.number)
+	}
+	return err
+}
+
+// enter puts a wish behind all others.
+func (p *presence) enter(w *wish) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wished++
+	w.number = p.wished
+	p.wishes = append(p.wishes, w)
+}
+
+// withdraw takes a wish out: it came true, or nobody waits for it any more.
+func (p *presence) withdraw(w *wish) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.wishes, w)
+	p.wishes = slices.Delete(p.wishes, i, i+1)
+}
+
+// newest returns the newest wish. There is one: the caller's.
+func (p *presence) newest() *wish {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wishes[len(p.wishes)-1]
 }
 
 // restate reports the last state again and returns whether Ops-Core has said that it knows this process.
