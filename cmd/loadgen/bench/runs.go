@@ -251,7 +251,7 @@ func benchLatency(ctx context.Context, l *lab) ([]Figure, error) {
 		rate     int
 		p50, p99 string
 	}{{1000, "< 1.5 ms", ""}, {2000, "< 1.5 ms", "< 10 ms"}} {
-		waits, err := f.latency(ctx, l.conn, r.rate)
+		waits, err := f.latency(ctx, l.conn, r.rate, latencyTime)
 		if err != nil {
 			return figures, err
 		}
@@ -264,10 +264,10 @@ func benchLatency(ctx context.Context, l *lab) ([]Figure, error) {
 	return figures, nil
 }
 
-// latency starts runs at a fixed rate, whatever becomes of them, and returns in order how long each took from the intended time to the agent's
-// handler, in ms.
-func (f *fleet) latency(ctx context.Context, conn *bus.Conn, rate int) ([]float64, error) {
-	total := rate * int(latencyTime/time.Second)
+// latency starts runs at a fixed rate for some seconds, whatever becomes of them, and returns in order how long each took from the intended time to the
+// agent's handler, in ms.
+func (f *fleet) latency(ctx context.Context, conn *bus.Conn, rate int, length time.Duration) ([]float64, error) {
+	total := rate * int(length/time.Second)
 	intended := make(map[string]time.Time, total)
 	done := f.count() + total
 	begin := time.Now()
