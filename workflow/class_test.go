@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -107,5 +108,20 @@ func TestThePriorityOfATask(t *testing.T) {
 				t.Errorf("a run of priority %d: task %s is %+v, want priority %d", c.run, task, got, want)
 			}
 		}
+	}
+}
+
+// Classes are hints: however many wait, no more than a number of them are remembered, and of those that are not the slow scan learns again.
+func TestNoMoreClassesAreRememberedThanABound(t *testing.T) {
+	t.Parallel()
+	e := NewEngine(Config{})
+	for i := range maxClasses + 100 {
+		k := e.class(fmt.Sprint("a:", i))
+		k.backlog = true
+		e.touch(k)
+	}
+	idle := e.class("s:cap=c&version=1")
+	if e.class("s:cap=c&version=2"); len(e.classes) > maxClasses || e.classes[idle.name] == nil && len(e.picky["c"]) > 1 {
+		t.Errorf("%d classes are remembered, %d of them by their capability", len(e.classes), len(e.picky["c"]))
 	}
 }

@@ -15,7 +15,8 @@ import (
 const (
 	maxPicky   = 1000    // picky classes of a capability that are told of a free agent; others find it by the slow scan
 	headPage   = 256     // ready tasks of a class looked at in one go
-	maxClasses = 100_000 // selector classes remembered; they are hints
+	maxClasses = 100_000 // selector classes remembered; they are hints, and the slow scan finds again what is forgotten
+	maxLeast   = 64      // of which so many are looked at for one that is not needed
 	scanPage   = 64      // listed classes looked at by one slow scan
 	scanKnown  = 256     // known classes looked at by one slow scan
 )
@@ -40,12 +41,7 @@ func (e *Engine) class(name string) *class {
 		return k
 	}
 	if len(e.classes) >= maxClasses {
-		for _, k := range e.classes { // any that waits for nothing
-			if !k.backlog && !k.dirty {
-				e.forgetClass(k)
-				break
-			}
-		}
+		e.forgetClass(e.leastClass())
 	}
 	k := &class{name: name, want: parseClass(name), pooled: make(map[string]bool)}
 	e.classes[name] = k
@@ -53,6 +49,20 @@ func (e *Engine) class(name string) *class {
 		e.picky[c] = append(e.picky[c], k)
 	}
 	return k
+}
+
+// leastClass returns a class that is needed least: one that waits for nothing if a few looks find it, else any.
+func (e *Engine) leastClass() (least *class) {
+	looks := 0
+	for _, k := range e.classes { // in random order
+		if least = k; !k.backlog && !k.dirty {
+			break
+		}
+		if looks++; looks == maxLeast {
+			break
+		}
+	}
+	return least
 }
 
 // forgetClass makes room for another class.

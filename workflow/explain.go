@@ -170,95 +170,27 @@ func relieve(r *refusedBy, now time.Time) string {
 	return fmt.Sprintf("agent %q: %s", r.AgentID, r.Text)
 }
 
-// explainer explains the tasks of one run; many of them may wait in the same queue.
-type explainer struct {
-	q      *Queries
-	now    time.Time
-	paused pauses
-	asked  int // agents at most
-	known  map[string]*crowd
-}
-
-// crowd is a queue and the agents that could serve it.
-type crowd struct {
-	want  lifecycle.Want
-	queue event.Queue
-	census
-}
-
-// crowd asks the agents that a class could go to.
-func (x *explainer) crowd(ctx context.Context, class string) (*crowd, error) {
-	if c := x.known[class]; c != nil {
-		return c, nil
-	}
-	queue, err := x.q.queue(ctx, class, x.paused)
-	if err != nil {
-		return nil, err
-	}
-	c := &crowd{want: parseClass(class), queue: queue}
-	if c.want.Agent != "" {
-		gates, err := lifecycle.Gates(ctx, x.q.store, c.want.Agent)
-		if err != nil {
-			return nil, err
-		}
-		c.ask(gates[0], c.want, x.now)
-	} else if err := x.askFleet(ctx, c); err != nil {
-		return nil, err
-	}
-	x.known[class] = c
-	return c, nil
-}
-
-// askFleet asks all registered agents.
-func (x *explainer) askFleet(ctx context.Context, c *crowd) error {
-	for after := (storage.Cursor{}); ; {
-		limit := min(askPage, x.asked-c.asked)
-		entries, err := x.q.store.Range(ctx, lifecycle.AgentIndex, after, 0, limit)
-		if err != nil {
-			return fmt.Errorf("list agents: %w", err)
-		}
-		ids := make([]string, len(entries))
-		for i, entry := range entries {
-			ids[i] = entry.Member
-		}
-		gates, err := lifecycle.Gates(ctx, x.q.store, ids...)
-		if err != nil {
-			return err
-		}
-		for _, g := range gates {
-			c.ask(g, c.want, x.now)
-		}
-		if c.more = len(entries) == limit; !c.more || c.asked >= x.asked {
-			return nil
-		}
-		after = storage.Cursor{Member: ids[limit-1]}
-	}
-}
-
-func (q *Queries) explainer(ctx context.Context, asked int) (*explainer, error) {
-	paused, _, err := readPauses(ctx, q.store)
-	return &explainer{q: q, now: time.Now(), paused: paused, asked: asked, known: make(map[string]*crowd)}, err
-}
-
 // addReasons says of each ready task why the agents it could go to have not taken it.
 func (q *Queries) addReasons(ctx context.Context, r *Run, shown *event.Run) error {
-	var x *explainer
+	var classes []string
+	waits := make(map[int]*RunTask) // by its place among those that are shown
 	for i := range shown.Tasks {
-		t := r.Find(shown.Tasks[i].TaskID)
-		if t == nil || t.State != event.TaskReady || r.class(t) == "" {
-			continue
+		if t := r.Find(shown.Tasks[i].TaskID); t != nil && t.State == event.TaskReady && r.class(t) != "" {
+			classes, waits[i] = append(classes, t.Class), t
 		}
-		if x == nil {
-			var err error
-			if x, err = q.explainer(ctx, fewAsked); err != nil {
-				return err
-			}
-		}
-		c, err := x.crowd(ctx, t.Class)
-		if err != nil {
-			return err
-		}
-		shown.Tasks[i].Reasons = c.refusals(t)
+	}
+	if len(classes) == 0 {
+		return nil
+	}
+	x, err := q.explainer(ctx, fewAsked)
+	if err != nil {
+		return err
+	}
+	if err := x.meet(ctx, classes); err != nil {
+		return err
+	}
+	for i, t := range waits {
+		shown.Tasks[i].Reasons = x.known[t.Class].refusals(t)
 	}
 	return nil
 }
@@ -283,25 +215,40 @@ func (q *Queries) ExplainRun(ctx context.Context, id string) (*event.RunExplanat
 		since = r.Ended.UTC()
 	}
 	out.Since = &since
-	for i := range r.Tasks {
-		t := &r.Tasks[i]
-		switch {
-		case r.State.Final() || t.State.Final() || t.State == event.TaskPending:
-		case len(out.Tasks) == maxExplained:
-			out.More++
-		default:
-			said, err := x.task(ctx, def.Find(t.ID), t)
-			if err != nil {
-				return nil, err
-			}
-			out.Tasks = append(out.Tasks, *said)
+	active, classes := explained(r)
+	if err := x.meet(ctx, classes); err != nil {
+		return nil, err
+	}
+	out.More = max(len(active)-maxExplained, 0)
+	for _, t := range active[:min(len(active), maxExplained)] {
+		said, err := x.task(ctx, def.Find(t.ID), t)
+		if err != nil {
+			return nil, err
 		}
+		out.Tasks = append(out.Tasks, *said)
 	}
 	out.Text = runText(r, out)
 	if r.State == event.RunPending {
 		out.Text, err = q.pendingText(ctx, r)
 	}
 	return out, err
+}
+
+// explained lists the tasks of a run that are active, and the classes in which the first of them wait.
+func explained(r *Run) (active []*RunTask, classes []string) {
+	if r.State.Final() {
+		return nil, nil
+	}
+	for i := range r.Tasks {
+		t := &r.Tasks[i]
+		if t.State.Final() || t.State == event.TaskPending {
+			continue
+		}
+		if active = append(active, t); len(active) <= maxExplained && t.State == event.TaskReady && t.Class != "" {
+			classes = append(classes, t.Class)
+		}
+	}
+	return active, classes
 }
 
 // runText says in a sentence or two what a run waits for.
@@ -376,12 +323,9 @@ func waitText(node *Task, t *RunTask) string {
 	return text
 }
 
-// ready explains a task that waits for an agent.
+// ready explains a task that waits for an agent, in a class that was met.
 func (x *explainer) ready(ctx context.Context, t *RunTask, out *event.TaskExplanation) error {
-	c, err := x.crowd(ctx, t.Class)
-	if err != nil {
-		return err
-	}
+	c := x.known[t.Class]
 	at := storage.Score(max(place(t.Ready, t.Priority).UnixMicro(), 0))
 	before, err := x.q.store.Count(ctx, readyIndex(t.Class), 0, max(at-1, 0))
 	if err != nil {

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
 )
 
 // candidate is the gate of an agent that offers code and is idle, changed.
@@ -185,5 +187,71 @@ func TestPausesAreLevel(t *testing.T) {
 	}
 	if _, ok := full.with("more", on); ok {
 		t.Error("there is no end to the queues that can be paused")
+	}
+}
+
+// gateReads counts how often each gate is read.
+type gateReads struct {
+	storage.Store
+
+	n map[storage.Key]int
+}
+
+func (s *gateReads) Get(ctx context.Context, keys ...storage.Key) ([]storage.Doc, error) {
+	for _, k := range keys {
+		if strings.HasPrefix(string(k), "gate/") {
+			s.n[k]++
+		}
+	}
+	return s.Store.Get(ctx, keys...)
+}
+
+// A run whose tasks wait in many queues asks each agent once, for all of them.
+func TestExplainingManyQueuesReadsEachGateOnce(t *testing.T) {
+	t.Parallel()
+	store := &gateReads{openTestStore(t), make(map[storage.Key]int)}
+	revs := storage.NewRevisions()
+	put := func(key storage.Key, doc any, adds ...storage.IndexOp) {
+		t.Helper()
+		txn := storage.Txn{Rev: revs.Next(), If: []storage.Cond{{Key: key}}, Put: []storage.Put{{Key: key, Data: event.MustMarshal(doc)}}, IndexAdd: adds}
+		if err := store.Commit(t.Context(), txn)[0]; err != nil {
+			t.Fatal(err)
+		}
+	}
+	const agents, queues = 3, 40
+	for i := range agents {
+		g := candidate(fmt.Sprint("a", i), func(g *lifecycle.Gate) { g.Cordoned = true })
+		put(lifecycle.GateKey(g.Agent), g, storage.IndexOp{Index: lifecycle.AgentIndex, Member: g.Agent})
+	}
+	r := &Run{ID: "r", State: event.RunRunning, Created: old}
+	for i := range queues {
+		r.Tasks = append(r.Tasks, RunTask{ID: fmt.Sprint("t", i), State: event.TaskReady, Ready: old, Class: fmt.Sprint("c:code", i)})
+	}
+	r.Tasks = append(r.Tasks,
+		RunTask{ID: "code", State: event.TaskReady, Ready: old, Class: "c:code"}, RunTask{ID: "named", State: event.TaskReady, Ready: old, Class: "a:a1"})
+	put(runKey(r.ID), r)
+	said, err := NewQueries(store).ExplainRun(t.Context(), "r")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(said.Tasks) != queues+2 {
+		t.Fatalf("%d tasks are explained", len(said.Tasks))
+	}
+	for _, task := range said.Tasks {
+		want := event.RuleCount{Rule: lifecycle.RuleCapability, Agents: agents}
+		switch task.TaskID {
+		case "code":
+			want.Rule = lifecycle.RuleCordoned
+		case "named":
+			want = event.RuleCount{Rule: lifecycle.RuleCordoned, Agents: 1}
+		}
+		if len(task.Rules) != 1 || task.Rules[0] != want || len(task.Refused) != want.Agents {
+			t.Errorf("%s: %v %v, want %v", task.TaskID, task.Rules, task.Refused, want)
+		}
+	}
+	for key, n := range store.n {
+		if want := map[storage.Key]int{"gate/a1": 2}[key]; n != max(want, 1) { // it is named, too
+			t.Errorf("%s was read %d times", key, n)
+		}
 	}
 }
