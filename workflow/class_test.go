@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ func TestNamesOfClasses(t *testing.T) {
 		{Selector{Capability: "code", Version: " >=1.2   <3 "}, "s:cap=code&version=%3E%3D1.2+%3C3"},
 		{Selector{Capability: "code", Labels: map[string]string{"pool": "a", "arch": "x"}}, "s:cap=code&label.arch=x&label.pool=a"},
 		{Selector{Capability: "code", Spread: true}, "s:cap=code&spread=1"},
+		{Selector{Capability: "code", Unfit: []string{"s2", "s1"}, Version: ">=1"}, "s:cap=code&unfit=s1&unfit=s2&version=%3E%3D1"},
 	} {
 		if got := classOf(c.selector); got != c.want {
 			t.Errorf("class of %+v is %q, want %q", c.selector, got, c.want)
@@ -46,6 +48,9 @@ func TestClassesAreReadAsTheyWereNamed(t *testing.T) {
 		if labels := rapid.MapOfN(text, text, 0, 3).Draw(t, "labels"); len(labels) > 0 {
 			s.Labels = labels
 		}
+		if unfit := rapid.SliceOfNDistinct(text, 0, 3, rapid.ID[string]).Draw(t, "unfit"); len(unfit) > 0 {
+			s.Unfit = unfit
+		}
 		class := classOf(s)
 		if class == "" {
 			if s.Agent != "" || s.Capability != "" {
@@ -59,7 +64,7 @@ func TestClassesAreReadAsTheyWereNamed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want = lifecycle.Want{Capability: s.Capability, Version: version, Labels: s.Labels, Spread: s.Spread}
+			want = lifecycle.Want{Capability: s.Capability, Version: version, Labels: s.Labels, Spread: s.Spread, Unfit: slices.Sorted(slices.Values(s.Unfit))}
 		}
 		same := cmp.Comparer(func(a, b lifecycle.VersionRange) bool { return a.String() == b.String() })
 		if diff := cmp.Diff(want, parseClass(class), same); diff != "" {

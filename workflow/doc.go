@@ -136,6 +136,8 @@
 //	EVENT                             TASK IS               RESULT
 //	given to an agent                 ready                 assigned
 //	                                  others                refused: not_allowed_now
+//	its input does not fit            ready                 ready for others
+//	                                  others                -
 //	accepted                          assigned              running
 //	                                  others                -
 //	accepted, older attempt           any                   refused: stale_attempt
@@ -150,6 +152,10 @@
 //	result completed                  completed             slot freed if it drains
 //	                                  failed, cancelled     slot freed if it drains; refused: stale_attempt
 //	                                  others                completed; slot freed
+//	result that does not fit          assigned, running     retrying; slot freed
+//	                                  completed, cancelled  slot freed if it drains; refused: stale_attempt
+//	                                  failed                slot freed if it drains
+//	                                  others                slot freed
 //	result failed                     assigned, running     retrying; slot freed
 //	                                  completed, cancelled  slot freed if it drains; refused: stale_attempt
 //	                                  failed                slot freed if it drains

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/workflow/contract"
 )
 
 var update = flag.Bool("update", false, "write the tables of doc.go anew")
@@ -238,6 +239,9 @@ func attemptTable(t *testing.T) string {
 		in   func(*story, event.AttemptRef, *At) Input
 	}{
 		{"given to an agent", on(func(event.AttemptRef) Input { return &Assign{TaskID: "a", Agent: "bob", Token: "t"} })},
+		{"its input does not fit", func(s *story, _ event.AttemptRef, _ *At) Input {
+			return &Misfit{TaskID: "a", Agent: "bob", Ready: s.task("a").Ready, Unfit: Unfit{Schema: "x"}}
+		}},
 		{"accepted", on(func(ref event.AttemptRef) Input { return said(&event.Accepted{AttemptRef: ref}) })},
 		{"accepted, older attempt", on(func(ref event.AttemptRef) Input { return said(&event.Accepted{AttemptRef: number(ref, -1)}) })},
 		{"progress", func(s *story, ref event.AttemptRef, at *At) Input {
@@ -247,6 +251,12 @@ func attemptTable(t *testing.T) string {
 		{"progress, soon after other", on(func(ref event.AttemptRef) Input { return said(&event.Progress{AttemptRef: ref}) })},
 		{"progress, older attempt", on(func(ref event.AttemptRef) Input { return said(&event.Progress{AttemptRef: number(ref, -1)}) })},
 		{"result completed", on(func(ref event.AttemptRef) Input { return said(done(ref)) })},
+		{"result that does not fit", func(s *story, ref event.AttemptRef, at *At) Input {
+			s.run = clone(s.run)
+			s.run.Find("a").Schema = "x"
+			at.Schema, _ = contract.Compile(event.Raw(`{"type":"object"}`))
+			return said(done(ref))
+		}},
 		{"result failed", retries(0, &event.TaskError{Code: "broke"})},
 		{"result failed, no retry left", retries(1, &event.TaskError{Code: "broke"})},
 		{"result failed, not retryable", retries(0, &event.TaskError{Code: "broke", Retryable: &no})},
@@ -312,6 +322,8 @@ func attemptResult(name string, s *story, in Input, at At) result {
 		became = string(after.State)
 		switch {
 		case after.State != before.State:
+		case after.Class != before.Class:
+			became += " for others"
 		case after.Lease.After(before.Lease):
 			became = "lease renewed"
 		case after.Look.After(before.Look):

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/workflow/contract"
 )
 
 // noon is when every test begins.
@@ -93,6 +94,7 @@ type attempt struct {
 	ref             event.AttemptRef
 	fate            fate
 	output          string
+	promised        bool // its agent had said what its output fits
 	answered        bool // its agent's answer came through
 	over            bool // nothing more is said of it
 }
@@ -159,6 +161,12 @@ func (w *world) decide(in Input, at At) Decision {
 	at.Now = w.now
 	at.Random = rapid.Float64Range(0, 0.999).Draw(w.t, "random")
 	before := w.run
+	if s, ok := in.(*Said); ok && before != nil {
+		ref, _ := refOf(s.Event)
+		if t := before.recall(ref.TaskID); t != nil && t.Schema != "" {
+			at.Schema = promise(w.t)
+		}
+	}
 	image := event.MustMarshal(before)
 	d := w.docs.decide(w.def, before, in, at)
 	if again := w.docs.decide(w.def, before, in, at); !reflect.DeepEqual(d, again) {
@@ -387,8 +395,34 @@ func (w *world) look() {
 	}
 }
 
+// promise is the schema that agents of the world say their outputs fit, when they say so.
+func promise(t *rapid.T) *contract.Contract {
+	c, err := contract.Compile(event.Raw(`{"type":"object"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// turnAway lets the ready task be found not to fit what an agent takes.
+func (w *world) turnAway() {
+	t := w.active()
+	want := parseClass(t.Class)
+	if want.Agent != "" {
+		return
+	}
+	schema := rapid.SampledFrom([]string{"s1", "s2", "s3"}).Draw(w.t, "schema")
+	w.tell(&Misfit{TaskID: t.ID, Agent: "ann", Ready: t.Ready, Unfit: Unfit{Schema: schema, Why: "no"}})
+	if after := w.active(); after.State != event.TaskReady || !slices.Contains(parseClass(after.Class).Unfit, schema) || !after.Ready.Equal(t.Ready) {
+		w.t.Fatalf("task %s, which does not fit %s, is %s since %s in %q", after.ID, schema, after.State, after.Ready, after.Class)
+	}
+}
+
 // assign gives the ready task to an agent.
 func (w *world) assign() {
+	if rapid.IntRange(0, 3).Draw(w.t, "fits") == 0 {
+		w.turnAway()
+	}
 	t := w.active()
 	agent := parseClass(t.Class).Agent
 	if agent == "" {
@@ -396,6 +430,9 @@ func (w *world) assign() {
 	}
 	in := &Assign{TaskID: t.ID, Agent: agent, Instance: "p1", Token: fmt.Sprintf("token-%d", len(w.attempts))}
 	in.Delivery = rapid.SampledFrom([]event.Delivery{"", "", event.DeliveryHTTP, event.DeliveryPoll, event.DeliveryAgentKit}).Draw(w.t, "delivery")
+	if rapid.Bool().Draw(w.t, "promises") {
+		in.Schema = "promised"
+	}
 	w.slots[slotKey{agent, t.ID, t.Attempt + 1}] = slotHeld
 	if d := w.decide(in, At{}); d.Run == nil {
 		w.t.Fatalf("task %s was ready and not assigned: %v", t.ID, d.Refuse)
@@ -412,7 +449,7 @@ func (w *world) assign() {
 	}
 	w.attempts = append(w.attempts, &attempt{
 		agent: agent, instance: "p1", ref: ref, fate: w.script.fate(t.ID, n), answered: rapid.Bool().Draw(w.t, "answered"),
-		output: w.output(t.ID, agent),
+		output: w.output(t.ID, agent), promised: in.Schema != "",
 	})
 }
 
@@ -439,9 +476,15 @@ func (a *attempt) progress() event.Event {
 	return &event.Progress{AttemptRef: a.ref, Instance: a.instance, Message: "on it"}
 }
 
+// broken is an output that does not fit what was promised.
+var broken = event.Raw(`"broken"`)
+
 func (a *attempt) result(f fate) event.Event {
 	r := &event.Result{AttemptRef: a.ref, Instance: a.instance, Status: event.StatusCompleted, Output: event.Raw(a.output)}
-	if f == fails || f == failsForGood {
+	switch {
+	case f == fails && a.promised:
+		r.Output = broken
+	case f == fails || f == failsForGood:
 		retryable := f == fails
 		r.Status, r.Output, r.Error = event.StatusFailed, nil, &event.TaskError{Code: "broke", Message: "it broke", Retryable: &retryable}
 	}
@@ -496,7 +539,7 @@ func (w *world) hear(m said) Decision {
 	if d.Refuse != nil {
 		w.t.Fatalf("what the agent of the last attempt of %s said was refused: %v", ref.TaskID, d.Refuse)
 	}
-	if r, ok := m.event.(*event.Result); ok && r.Status == event.StatusCompleted && !slices.Contains(w.ended, ref.TaskID) {
+	if r, ok := m.event.(*event.Result); ok && r.Status == event.StatusCompleted && !bytes.Equal(r.Output, broken) && !slices.Contains(w.ended, ref.TaskID) {
 		w.t.Fatalf("the result of the last attempt of %s was not taken while it was %s", ref.TaskID, before.State)
 	}
 	return d
