@@ -167,3 +167,19 @@ func TestTheSchemasOfTheLastRegistrationCount(t *testing.T) {
 		t.Error("another schema does not change the gate")
 	}
 }
+
+// What waits for an agent that takes it is told when one learns to.
+func TestAnotherSchemaWakesTheDispatcher(t *testing.T) {
+	t.Parallel()
+	w := newWitness(newFleet(t, boltStore(t)))
+	w.hand(1, at{1, typed(`true`)}, at{2, said("", "idle")})
+	for i, c := range []struct {
+		schema string
+		want   int
+	}{{`true`, 0}, {`{"type":"object"}`, 1}} {
+		w.woken = nil
+		if w.hand(1, at{uint64(3 + i), typed(c.schema)}); len(w.woken) != c.want {
+			t.Errorf("after schema %s %v were woken, want %d", c.schema, w.woken, c.want)
+		}
+	}
+}

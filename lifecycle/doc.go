@@ -8,6 +8,7 @@
 //   - The history of an agent: its last events, in stream order, and the last changes of its liveness.
 //   - The gate of an agent ([Gate]), the only source of "free". It is a document of its own, because package workflow writes it
 //     too, through the methods here, in the Txn that takes or frees a slot.
+//   - The schemas that an agent has registered, now and lately, in a document of their own: record and gate have their names ([SchemaIDs]).
 //   - The index of free agents per capability, which follows the gate ([FreeOps]).
 //   - The timers of attempts that were ended by a state of their agent, which follow the gate too ([EndOps]).
 //   - The positions of the streams, and the epoch ([Keeper]).

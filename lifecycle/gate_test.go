@@ -534,6 +534,11 @@ func TestRefusalsAreSaidInWords(t *testing.T) {
 			lifecycle.Want{Capability: "x", Labels: map[string]string{"pool": "a", "zone": "z"}},
 			func(g *lifecycle.Gate) { g.Labels = map[string]string{"pool": "b"} },
 		},
+		{
+			lifecycle.RuleSchema, `the input does not fit the schema that it has registered for capability "x"`,
+			lifecycle.Want{Capability: "x", Unfit: []string{"s1", "s2"}},
+			func(g *lifecycle.Gate) { g.Schemas = map[string]lifecycle.SchemaIDs{"x": {Input: "s2"}} },
+		},
 		{lifecycle.RuleUnregistered, "the agent is not registered", named, func(g *lifecycle.Gate) { g.Registered = false }},
 		{lifecycle.RuleCordoned, "it is cordoned", named, func(g *lifecycle.Gate) { g.Cordoned = true }},
 		{lifecycle.RuleSilent, "nobody answered on its subject; it is asked again at its next sign of life or in 1s", named, func(g *lifecycle.Gate) { g.Unheard(epoch) }},
@@ -623,6 +628,29 @@ func TestAPickyTaskGoesOnlyToAnAgentThatIsAllItAsksFor(t *testing.T) {
 		if refusal := lifecycle.Match(g, lifecycle.Want{Agent: "a", Version: want.Version, Labels: want.Labels}, epoch); refusal != nil {
 			t.Errorf("version %s, labels %v: the named agent is refused: %v", c.version, c.labels, refusal)
 		}
+	}
+}
+
+func TestATaskThatDoesNotFitASchemaGoesOnlyToOthers(t *testing.T) {
+	want := lifecycle.Want{Capability: "x", Unfit: []string{"s1", "s2"}}
+	for _, c := range []struct {
+		schemas map[string]lifecycle.SchemaIDs
+		refused bool
+	}{
+		{nil, false},
+		{map[string]lifecycle.SchemaIDs{"x": {Input: "s2"}}, true},
+		{map[string]lifecycle.SchemaIDs{"x": {Input: "s3"}}, false},
+		{map[string]lifecycle.SchemaIDs{"x": {Output: "s2"}}, false},
+		{map[string]lifecycle.SchemaIDs{"y": {Input: "s2"}}, false},
+	} {
+		g := freeGate(1)
+		g.Caps, g.Schemas = []string{"x", "y"}, c.schemas
+		if refused := lifecycle.Match(g, want, epoch) != nil; refused != c.refused || lifecycle.Fits(g, want) == c.refused {
+			t.Errorf("schemas %v: refused %t, want %t", c.schemas, refused, c.refused)
+		}
+	}
+	if !want.Picky() {
+		t.Error("it asks for no more than the capability")
 	}
 }
 

@@ -38,6 +38,7 @@
 //	replica/NAME                   written by one replica only, each second: shows it that the store came back older
 //	paused-queues                  which capabilities' tasks are given to nobody
 //	gate/AGENT                     of lifecycle: what is held on an agent; in every Txn that takes or frees a slot
+//	agent-schemas/AGENT            of lifecycle: the schemas that an agent has registered, by their names
 //
 // # Indexes
 //
@@ -126,6 +127,8 @@
 //     replicas were away is none of theirs.
 //   - What a lost agent held is given to others. Its slots stay in use: should it return it is told to stop, and they drain.
 //   - A repeat changes nothing. It is refused only when a successor has been assigned, or the task has ended otherwise, since.
+//   - An attempt is held to the output schema that its agent had registered when it was given to it ([RunTask].Schema). An input schema that a task does not fit
+//     is remembered with the task, whose class then asks for agents with others.
 //   - Only the agent, process and token that an attempt was given to can say anything of it.
 //
 // # What happens to an attempt

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -225,7 +226,34 @@ func exampleBundle(t *testing.T) *bundle {
 	b.employ(t, agent.Config{ID: "builder-eu", Version: "2.1.0", Capabilities: []string{"build"}, Labels: map[string]string{"zone": "eu"}}, build)
 	b.employ(t, agent.Config{ID: "builder-us", Version: "2.1.0", Capabilities: []string{"build"}, Labels: map[string]string{"zone": "us"}}, build)
 	b.employ(t, agent.Config{ID: "builder-old", Version: "1.9.0", Capabilities: []string{"build"}, Labels: map[string]string{"zone": "eu"}}, build)
+	b.employTyped(t)
 	return b
+}
+
+// employTyped runs the agents that have registered what they take and give.
+func (b *bundle) employTyped(t *testing.T) {
+	t.Helper()
+	const cents = `{"type":"object","required":["cents"],"properties":{"cents":{"type":"integer"}}}`
+	amount := func(kind string) string {
+		return `{"type":"object","required":["amount"],"properties":{"amount":{"type":"` + kind + `"}}}`
+	}
+	b.employ(t, agent.Config{ID: "convert-numbers", Capabilities: []string{"convert"}, CapabilitySchemas: schemas("convert", amount("number"), cents)},
+		func(_ context.Context, in map[string]any, _ *agent.Task) (any, error) {
+			return fields{"cents": int(100 * in["amount"].(float64))}, nil
+		})
+	b.employ(t, agent.Config{ID: "convert-texts", Capabilities: []string{"convert"}, CapabilitySchemas: schemas("convert", amount("string"), cents)},
+		func(_ context.Context, in map[string]any, task *agent.Task) (any, error) {
+			digits := strings.ReplaceAll(in["amount"].(string), ",", "")
+			if n, err := strconv.Atoi(digits); err == nil && task.PreviousError != nil {
+				return fields{"cents": n}, nil
+			}
+			return fields{"cents": digits}, nil
+		})
+	b.employ(t, agent.Config{
+		ID: "bookkeeper", Capabilities: []string{"book"}, CapabilitySchemas: schemas("book", `{"properties":{"cents":{"minimum":1}}}`, ""),
+	}, func(_ context.Context, in map[string]any, _ *agent.Task) (any, error) {
+		return fields{"booked": in["cents"]}, nil
+	})
 }
 
 // employ runs an agent until the test ends.

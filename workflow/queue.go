@@ -203,7 +203,7 @@ func (q *Queries) queue(ctx context.Context, class string, paused pauses) (event
 func queueOf(class string, paused pauses) event.Queue {
 	want := parseClass(class)
 	shown := event.Queue{
-		AgentID: want.Agent, Bound: want.Bound, Capability: want.Capability, Version: want.Version.String(), Labels: want.Labels, Spread: want.Spread,
+		AgentID: want.Agent, Bound: want.Bound, Capability: want.Capability, Version: want.Version.String(), Labels: want.Labels, Spread: want.Spread, Unfit: want.Unfit,
 	}
 	if p := paused.Queues[want.Capability]; want.Agent == "" && p.On {
 		at := p.At.UTC()

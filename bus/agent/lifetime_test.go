@@ -33,10 +33,12 @@ func TestRun_RegistersSubscribesAndThenIsIdle(t *testing.T) {
 		cfg.Heartbeat = 20 * time.Second
 		cfg.Labels = map[string]string{"zone": "a"}
 		cfg.Metadata = map[string]any{"model": "m"}
+		cfg.CapabilitySchemas = map[string]event.CapabilitySchemas{"work": {Output: event.Raw(`{"type":"object"}`)}}
 	})
 	r, ok := c.next().Event.(*event.Register)
 	if !ok || r.Slots != 3 || r.HeartbeatSeconds != 20 || r.Instance != p.Instance() || r.AgentName != c.id ||
-		r.Labels["zone"] != "a" || string(r.Metadata) != `{"model":"m"}` || r.Capabilities[0] != "work" {
+		r.Labels["zone"] != "a" || string(r.Metadata) != `{"model":"m"}` || r.Capabilities[0] != "work" ||
+		string(r.CapabilitySchemas["work"].Output) != `{"type":"object"}` {
 		t.Errorf("registration %+v", r)
 	}
 	if s, ok := c.next().Event.(*event.State); !ok || s.State != agent.StateIdle || s.Instance != p.Instance() {
@@ -170,6 +172,19 @@ func TestNew_NamesEveryMistake(t *testing.T) {
 	for _, want := range []string{"ID", "Slots", "Heartbeat", "Metadata", "DrainTimeout", "Capabilities", "handler"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+}
+
+func TestNew_NamesMistakesOfSchemas(t *testing.T) {
+	t.Parallel()
+	for schema, want := range map[string]string{
+		`{`: "CapabilitySchemas", `1`: "must be a JSON Schema", `{"x":"` + strings.Repeat("x", event.MaxSchema) + `"}`: "at most 65536 are allowed",
+	} {
+		schemas := map[string]event.CapabilitySchemas{"work": {Input: event.Raw(schema)}}
+		_, err := agent.New(agent.Config{ID: "a", Capabilities: []string{"work"}, CapabilitySchemas: schemas}, echo)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.20s: %v, want %q", schema, err, want)
 		}
 	}
 }

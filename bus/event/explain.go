@@ -59,4 +59,5 @@ type Queue struct {
 	Paused     bool              `json:"paused,omitzero"`     // nothing is given out
 	Reason     string            `json:"reason,omitzero"`     // given when it was paused
 	PausedAt   *time.Time        `json:"pausedAt,omitzero"`
+	Unfit      []string          `json:"unfit,omitzero"` // names of input schemas of agents that what waits here does not fit
 }

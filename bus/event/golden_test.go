@@ -93,6 +93,7 @@ func goldens() []golden {
 		{file: "agent-draining", body: func() any { return new(event.Agent) }},
 		{file: "agent-schemas", body: func() any { return new(event.Agent) }},
 		{file: "explain-run", body: func() any { return new(event.RunExplanation) }},
+		{file: "explain-run-unfit", body: func() any { return new(event.RunExplanation) }},
 		{file: "explain-agent-free", body: func() any { return new(event.AgentExplanation) }},
 		{file: "explain-agent", body: func() any { return new(event.AgentExplanation) }},
 		{file: "definition", body: func() any { return new(event.Definition) }},

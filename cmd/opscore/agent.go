@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -79,6 +80,14 @@ func showAgent(p *sheet, g *event.Agent) {
 		p.field("Works on", text(fmt.Sprintf("task %s of run %s, attempt %d", h.TaskID, h.RunID, h.Attempt)))
 	}
 	p.optional("Capabilities", strings.Join(g.Capabilities, ", "))
+	for _, c := range slices.Sorted(maps.Keys(g.CapabilitySchemas)) {
+		if s := g.CapabilitySchemas[c]; s.Input != nil {
+			p.field("Takes", text(c+": "+string(s.Input)))
+		}
+		if s := g.CapabilitySchemas[c]; s.Output != nil {
+			p.field("Gives", text(c+": "+string(s.Output)))
+		}
+	}
 	p.optional("Labels", pairs(g.Labels))
 	p.optional("Delivery", string(g.Delivery))
 	p.optional("Endpoint", g.ContactEndpoint)

@@ -31,6 +31,9 @@ func queueRow(_ style, q event.Queue) []cell {
 	if q.AgentID != "" {
 		asks = "agent " + q.AgentID
 	}
+	if len(q.Unfit) > 0 {
+		asks += " that takes the input"
+	}
 	given := text("yes").in(colorGood)
 	if q.Paused {
 		given = text("no: paused").in(colorWarn)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus/agent"
+	"github.com/opspawn/opscore/bus/event"
 )
 
 func main() {
@@ -25,12 +26,28 @@ func main() {
 		Version:      "1.0.0",
 		Capabilities: []string{"count-words"}, // tasks of workflows ask for one of these
 		Slots:        4,                       // at most this many tasks at the same time
+		CapabilitySchemas: map[string]event.CapabilitySchemas{"count-words": {
+			Input:  event.Raw(inputSchema), // a task with another input is not given to this agent
+			Output: event.Raw(outputSchema),
+		}},
 	}, countWords)
 	if err != nil {
 		slog.Error("agent stopped", "err", err)
 		os.Exit(1)
 	}
 }
+
+// inputSchema and outputSchema are optional: what the agent takes and gives, as JSON Schemas. Ops-Core holds everybody to them.
+const (
+	inputSchema = `{
+		"type": "object", "required": ["texts"],
+		"properties": {"texts": {"type": "array", "items": {"type": "string"}}}
+	}`
+	outputSchema = `{
+		"type": "object", "required": ["words", "total"],
+		"properties": {"words": {"type": "array", "items": {"type": "integer"}}, "total": {"type": "integer"}}
+	}`
+)
 
 // input and output are JSON objects on the wire.
 type input struct {
