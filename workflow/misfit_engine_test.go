@@ -13,6 +13,7 @@ import (
 	"github.com/opspawn/opscore/bus/agent"
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/examples/workflows"
 	"github.com/opspawn/opscore/lifecycle"
 	"github.com/opspawn/opscore/storage"
 	"github.com/opspawn/opscore/storage/redisstore"
@@ -42,7 +43,7 @@ func TestATaskGoesToAnAgentThatTakesItsInput(t *testing.T) {
 	b := setup(t)
 	for id, input := range map[string]string{"texts": takesText, "numbers": takesNumber} {
 		b.employ(t, agent.Config{ID: id, Capabilities: []string{"c"}, CapabilitySchemas: schemas("c", input, "")},
-			func(context.Context, map[string]any, *agent.Task) (any, error) { return fields{"by": id}, nil })
+			func(context.Context, map[string]any, *agent.Task) (any, error) { return map[string]any{"by": id}, nil })
 	}
 	b.call(t, event.KindWorkflowApply, "w", sequence("w", "c"))
 	want := make(map[string]string)
@@ -108,8 +109,8 @@ func TestAnAgentThatRegistersAnotherSchemaIsGivenWhatWaits(t *testing.T) {
 func TestATaskForOneAgentFailsWhenThatDoesNotTakeItsInput(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	says := func(id string) standIn {
-		return func(context.Context, map[string]any, *agent.Task) (any, error) { return fields{"by": id}, nil }
+	says := func(id string) workflows.StandIn {
+		return func(context.Context, map[string]any, *agent.Task) (any, error) { return map[string]any{"by": id}, nil }
 	}
 	b.employ(t, agent.Config{ID: "picky", Capabilities: []string{"c"}, CapabilitySchemas: schemas("c", takesText, "")}, says("picky"))
 	b.employ(t, agent.Config{ID: "spare", Capabilities: []string{"d"}}, says("spare"))

@@ -27,6 +27,7 @@ type chaosFlags struct {
 	replicas    int
 	seed        uint64
 	rate        float64
+	examples    bool
 	html        string
 	out         string
 	output      string
@@ -43,7 +44,8 @@ func newChaosCommand(a *app) *cobra.Command {
 Afterwards it waits until everything has recovered and compares what was acknowledged with what a separate reader finds. The exit code is 0 only if nothing
 was lost, doubled, out of order, stuck or over its slots, and everything had ended within 15 seconds.`,
 		Example: "  loadgen chaos -t 60s --kill engine:20,nats:5,redis:5 --replicas 3\n" +
-			"  loadgen chaos -t 60s --freeze engine:4 --cut nats:3,redis:3 --drop-replies redis:3 --crash-points 5 --seed 7",
+			"  loadgen chaos -t 60s --freeze engine:4 --cut nats:3,redis:3 --drop-replies redis:3 --crash-points 5 --seed 7\n" +
+			"  loadgen chaos -t 60s --examples --kill engine:20,nats:5,redis:5",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("seed") {
@@ -68,6 +70,7 @@ was lost, doubled, out of order, stuck or over its slots, and everything had end
 	flags.IntVar(&f.replicas, "replicas", 1, "`number` of replicas of Ops-Core")
 	flags.Uint64Var(&f.seed, "seed", 0, "the same seed and flags give the same plan (default: a new one, which is printed)")
 	flags.Float64Var(&f.rate, "rate", 50, "runs started a second; twice as many reports of state are sent")
+	flags.BoolVar(&f.examples, "examples", false, "run the example workflows, each of which must end as the file beside it says")
 	flags.StringVar(&f.html, "html", "", "write a report to this `file`")
 	flags.StringVar(&f.out, "out", "", "keep report, JSON and all logs in this `folder`, a new one")
 	flags.StringVarP(&f.output, "output", "o", "table", "what to print at the end: table or json")
@@ -77,7 +80,7 @@ was lost, doubled, out of order, stuck or over its slots, and everything had end
 
 // config turns the flags into what is to be done.
 func (f *chaosFlags) config() (chaos.Config, error) {
-	cfg := chaos.Config{Time: time.Duration(f.runTime), Replicas: f.replicas, Seed: f.seed, Rate: f.rate, Dir: f.out}
+	cfg := chaos.Config{Time: time.Duration(f.runTime), Replicas: f.replicas, Seed: f.seed, Rate: f.rate, Examples: f.examples, Dir: f.out}
 	switch {
 	case f.output != "table" && f.output != "json":
 		return cfg, usagef("--output: %q is not table or json", f.output)

@@ -30,6 +30,7 @@ type Config struct {
 	Seed     uint64
 	Wishes   []loadgen.Wish
 	Rate     float64 // runs a second; twice as many reports of state are sent
+	Examples bool    // the runs are of the example workflows, and must end as is written beside them
 	Dir      string  // for the servers' data and logs; empty: a temporary folder that is removed
 	Log      *slog.Logger
 	Struck   func(loadgen.Fault) // told of each fault when it was carried out; one call at a time
@@ -100,6 +101,7 @@ type outcome struct {
 	late      string        // what was not done in time; empty if everything was
 	recovered time.Duration // after the end of the load: when everything had come to rest
 	done      time.Duration // after the end of the load: when the ledger was done
+	endings   *endings      // of the runs of examples, nil without them
 }
 
 // judge lets the servers recover, stops the agents, reads everything and audits it.
@@ -127,7 +129,10 @@ func (c *chaos) judge(ctx context.Context, load *load) (o outcome, err error) {
 	}
 	o.ledger = loadgen.Audit(c.journal, o.found)
 	o.done = time.Since(end)
-	return o, nil
+	if load.examples != nil {
+		o.endings, err = load.examples.compare(ctx, c.env.StoreURL)
+	}
+	return o, err
 }
 
 // unfinished lists the runs that have not ended.
@@ -182,6 +187,10 @@ func (o outcome) verdict(faults []loadgen.Fault) (v loadgen.Verdict) {
 	}
 	if o.done > Recovery && o.late == "" {
 		bad("the ledger was done after %.1f s, and %v are allowed", o.done.Seconds(), Recovery)
+	}
+	if o.endings != nil {
+		lines, ok := o.endings.lines()
+		v.OK, v.Lines = v.OK && ok, append(v.Lines, lines...)
 	}
 	say("everything had come to rest %.1f s after the load, the ledger was done after %.1f s", o.recovered.Seconds(), o.done.Seconds())
 	return v

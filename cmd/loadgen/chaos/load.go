@@ -38,9 +38,10 @@ const definition = `{"id":"chaos","tasks":[{"taskId":"t1","agentCapability":"one
 
 // load is what the servers have to do while they are broken.
 type load struct {
-	c    *chaos
-	conn *bus.Conn
-	http *http.Client
+	c        *chaos
+	conn     *bus.Conn
+	http     *http.Client
+	examples *examples // nil: the runs are of one workflow of two tasks
 
 	agents   sync.WaitGroup
 	stopWork context.CancelFunc
@@ -56,22 +57,36 @@ func startLoad(ctx context.Context, c *chaos) (*load, error) {
 	}
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &load{c: c, conn: conn, stopWork: stop, http: &http.Client{Timeout: 10 * time.Second}}
-	if err := l.apply(ctx); err != nil {
+	if c.cfg.Examples {
+		l.examples, err = newExamples(ctx, working, l)
+	} else {
+		err = l.startWorkers(ctx, working)
+	}
+	if err != nil {
 		l.close()
 		return nil, err
-	}
-	for i := range workers {
-		if err := l.startAgent(ctx, working, i); err != nil {
-			l.close()
-			return nil, err
-		}
 	}
 	return l, nil
 }
 
-func (l *load) apply(ctx context.Context) error {
-	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, workflowID))
-	m.Data = []byte(definition)
+// startWorkers stores the workflow of two tasks and starts agents that do both.
+func (l *load) startWorkers(ctx, working context.Context) error {
+	if err := l.apply(ctx, workflowID, []byte(definition)); err != nil {
+		return err
+	}
+	for i := range workers {
+		w := &worker{journal: l.c.journal, id: fmt.Sprintf("worker-%02d", i), slots: slots, does: labour}
+		cfg := agent.Config{ID: w.id, Version: "1", Capabilities: []string{"one", "two"}, Slots: slots}
+		if err := l.startAgent(ctx, working, w, cfg); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *load) apply(ctx context.Context, id string, definition []byte) error {
+	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
+	m.Data = definition
 	ctx, cancel := context.WithTimeout(ctx, sendPatience)
 	defer cancel()
 	outcome, _, err := l.conn.Call(ctx, m)
@@ -79,18 +94,15 @@ func (l *load) apply(ctx context.Context) error {
 		err = outcome.Error
 	}
 	if err != nil {
-		return fmt.Errorf("store the workflow: %w", err)
+		return fmt.Errorf("store workflow %s: %w", id, err)
 	}
 	return nil
 }
 
 // startAgent starts an agent whose every attempt is in the journal, and waits until it is ready.
-func (l *load) startAgent(ctx, working context.Context, i int) error {
-	w := &worker{journal: l.c.journal, id: fmt.Sprintf("worker-%02d", i)}
-	a, err := agent.New(agent.Config{
-		URL: l.c.env.NATSURL, ID: w.id, Version: "1", Capabilities: []string{"one", "two"}, Slots: slots, DrainTimeout: 3 * time.Second,
-		Log: slog.New(slog.DiscardHandler),
-	}, w.do)
+func (l *load) startAgent(ctx, working context.Context, w *worker, cfg agent.Config) error {
+	cfg.URL, cfg.DrainTimeout, cfg.Log = l.c.env.NATSURL, 3*time.Second, slog.New(slog.DiscardHandler)
+	a, err := agent.New(cfg, w.do)
 	if err != nil {
 		return err
 	}
@@ -118,24 +130,36 @@ func (l *load) startAgent(ctx, working context.Context, i int) error {
 type worker struct {
 	journal *loadgen.Journal
 	id      string
+	slots   int
+	does    agent.Handler
+	fits    func(t *agent.Task, out any) bool // whether what it brings is what the workflow asks for; nil: anything is
 }
 
 func (w *worker) do(ctx context.Context, t *agent.Task) (any, error) {
-	w.journal.Begin(w.id, slots, t.Ref(), time.Now())
-	fails := rand.IntN(failEvery) == 0
-	done := pause(ctx, time.Duration(rand.Int64N(int64(2*work))))
-	status, err := event.StatusCompleted, error(nil)
+	w.journal.Begin(w.id, w.slots, t.Ref(), time.Now())
+	out, err := w.does(ctx, t)
+	status := event.StatusCompleted
 	switch {
-	case !done && errors.Is(context.Cause(ctx), agent.ErrCancelled):
+	case ctx.Err() != nil && errors.Is(context.Cause(ctx), agent.ErrCancelled):
 		w.journal.Cancelled(w.id, t.Ref(), time.Now())
-		status, err = "", context.Cause(ctx)
-	case !done:
-		status, err = event.StatusFailed, context.Cause(ctx)
-	case fails:
-		status, err = event.StatusFailed, errors.New("as planned")
+		status = ""
+	case err != nil, w.fits != nil && !w.fits(t, out): // what does not fit is a failed attempt
+		status = event.StatusFailed
 	}
 	w.journal.End(w.id, t.Ref(), status, time.Now())
-	return nil, err
+	return out, err
+}
+
+// labour takes its time, and fails now and then.
+func labour(ctx context.Context, _ *agent.Task) (any, error) {
+	fails := rand.IntN(failEvery) == 0
+	switch done := pause(ctx, time.Duration(rand.Int64N(int64(2*work)))); {
+	case !done:
+		return nil, context.Cause(ctx)
+	case fails:
+		return nil, errors.New("as planned")
+	}
+	return nil, nil
 }
 
 // run sends until ctx ends, and returns when every message was answered or given up.
@@ -164,6 +188,10 @@ func (l *load) startRuns(ctx context.Context, rate float64) {
 		case <-tick.C:
 		}
 		under.Go(func() {
+			if l.examples != nil {
+				l.startExample(ctx, i)
+				return
+			}
 			run := uuid.NewString()
 			if l.startRun(ctx, run) && i%cancelEvery == 0 {
 				l.cancelRun(ctx, run)
@@ -186,16 +214,20 @@ func (l *load) cancelRun(ctx context.Context, run string) {
 
 // publish sends a message until a stream has it. It may take longer than the load: what is under way is brought to its end.
 func (l *load) publish(ctx context.Context, n uint64, subject string, body []byte) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendPatience)
-	defer cancel()
-	m := nats.NewMsg(subject)
-	m.Data = body
-	ack, err := l.conn.Publish(ctx, m)
+	ack, err := l.send(ctx, subject, body)
 	if err != nil {
 		return false
 	}
 	l.c.journal.Ack(n, loadgen.Position{Stream: ack.Stream, Seq: ack.Seq})
 	return true
+}
+
+func (l *load) send(ctx context.Context, subject string, body []byte) (bus.Ack, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendPatience)
+	defer cancel()
+	m := nats.NewMsg(subject)
+	m.Data = body
+	return l.conn.Publish(ctx, m)
 }
 
 // talk registers an agent and reports its state again and again, one report after the other.

@@ -1,0 +1,159 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opspawn/opscore/bus/agent"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/examples/workflows"
+	"github.com/opspawn/opscore/loadgen"
+	"github.com/opspawn/opscore/workflow"
+	"github.com/opspawn/opscore/workflow/contract"
+)
+
+// examples is what a load of the example workflows has to do, and what must come of it.
+type examples struct {
+	plan []planned
+
+	mu      sync.Mutex
+	started map[string]*workflows.Run // by run: what it comes to when nothing is broken; its start was acknowledged
+}
+
+// planned is one of the runs that are started again and again.
+type planned struct {
+	workflow string
+	run      *workflows.Run
+}
+
+// newExamples stores the example workflows and starts their agents.
+func newExamples(ctx, working context.Context, l *load) (*examples, error) {
+	all, err := workflows.All()
+	if err != nil {
+		return nil, err
+	}
+	x := &examples{started: make(map[string]*workflows.Run)}
+	outputs := make(map[[2]string]*contract.Contract) // by workflow and task: what must be brought
+	for i := range all {
+		ex := &all[i]
+		d, err := workflow.ParseFile(ex.Source)
+		if err != nil {
+			return nil, fmt.Errorf("example %s: %w", ex.Name, err)
+		}
+		if err := l.apply(ctx, d.ID, event.MustMarshal(d)); err != nil {
+			return nil, err
+		}
+		for _, t := range d.Tasks {
+			if t.OutputSchema == nil {
+				continue
+			}
+			if outputs[[2]string{d.ID, t.TaskID}], err = contract.Compile(t.OutputSchema); err != nil {
+				return nil, fmt.Errorf("example %s: %w", ex.Name, err)
+			}
+		}
+		for j := range ex.Runs {
+			x.plan = append(x.plan, planned{d.ID, &ex.Runs[j]})
+		}
+	}
+	for _, who := range workflows.Agents() {
+		w := &worker{journal: l.c.journal, id: who.Config.ID, slots: who.Config.Slots, does: who.Handle, fits: func(t *agent.Task, out any) bool {
+			c := outputs[[2]string{t.WorkflowID, t.TaskID}]
+			return c == nil || c.Check(event.MustMarshal(out)) == nil
+		}}
+		if err := l.startAgent(ctx, working, w, who.Config); err != nil {
+			return nil, err
+		}
+	}
+	return x, nil
+}
+
+// startExample starts the n-th run, sends it the signals that it needs, and says a person's word when it asks.
+func (l *load) startExample(ctx context.Context, n int) {
+	x := l.examples
+	p := x.plan[n%len(x.plan)]
+	run := uuid.NewString()
+	body := &event.RunStart{WorkflowID: p.workflow, Input: p.run.Input}
+	if !l.publish(ctx, l.c.journal.Send(loadgen.KindStart, run), event.CommandSubject(event.KindRunStart, run), event.MustMarshal(body)) {
+		return
+	}
+	x.mu.Lock()
+	x.started[run] = p.run
+	x.mu.Unlock()
+	for _, s := range p.run.Signals {
+		l.tell(ctx, event.KindRunSignal, run, &event.RunCommand{Name: s.Name, Payload: s.Payload})
+	}
+	if w := p.run.Approve; w != nil && l.asks(ctx, run, w.Task) {
+		kind := event.KindRunReject
+		if w.Approved {
+			kind = event.KindRunApprove
+		}
+		for range 1 + rand.IntN(2) { // the same word again changes nothing
+			l.tell(ctx, kind, run, &event.RunCommand{TaskID: w.Task, By: w.By})
+		}
+	}
+}
+
+// tell sends a command about a run that is not in the journal: how the run ends tells whether it was taken in.
+func (l *load) tell(ctx context.Context, kind event.CommandKind, run string, body *event.RunCommand) {
+	if _, err := l.send(ctx, event.CommandSubject(kind, run), event.MustMarshal(body)); err != nil {
+		l.c.cfg.Log.Warn("a command was not sent", "kind", kind, "run_id", run, "err", err)
+	}
+}
+
+const (
+	askEvery = 200 * time.Millisecond // for how a run goes
+	asksFor  = 30 * time.Second
+)
+
+// asks waits until a task of a run waits for a person's word, and reports false if it never does.
+func (l *load) asks(ctx context.Context, run, task string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), asksFor)
+	defer cancel()
+	for pause(ctx, askEvery) {
+		r, err := l.get(ctx, run)
+		if err != nil {
+			continue
+		}
+		for i := range r.Tasks {
+			if t := &r.Tasks[i]; t.TaskID == task && t.State == event.TaskWaiting {
+				return true
+			}
+		}
+		if r.State.Final() {
+			return false
+		}
+	}
+	return false
+}
+
+// get reads a run from any replica.
+func (l *load) get(ctx context.Context, run string) (*event.Run, error) {
+	url := l.c.env.URLs[rand.IntN(len(l.c.env.URLs))] + "/api/v1/runs/" + run
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+l.c.env.Key)
+	resp, err := l.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, event.MaxBody))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.New(resp.Status)
+	}
+	r := new(event.Run)
+	return r, event.Unmarshal(body, r)
+}
