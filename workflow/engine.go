@@ -351,7 +351,7 @@ func (e *Engine) launch(ctx context.Context, v *view) {
 		}
 		txns = append(txns, g.txn)
 	}
-	for _, ops := range [][]storage.IndexOp{left, v.removes} {
+	for _, ops := range [][]storage.IndexOp{distinct(left), distinct(v.removes)} {
 		for part := range slices.Chunk(ops, maxRemoves) {
 			txns = append(txns, storage.Txn{IndexRemove: part})
 		}

@@ -183,6 +183,30 @@ func (o *indexOps) remove(index storage.Index, member string) {
 	o.txn.IndexRemove = append(without(o.txn.IndexRemove, index, member), storage.IndexOp{Index: index, Member: member})
 }
 
+// distinct leaves each entry in a list of removals once, since a Txn must not name it twice: several inputs of a turn may have come from the same. Of two scores the
+// higher one is that of the entry as it is now.
+func distinct(removes []storage.IndexOp) []storage.IndexOp {
+	type name struct {
+		index  storage.Index
+		member string
+	}
+	if len(removes) < 2 {
+		return removes
+	}
+	place := make(map[name]int, len(removes))
+	list := make([]storage.IndexOp, 0, len(removes))
+	for _, op := range removes {
+		n := name{op.Index, op.Member}
+		if i, there := place[n]; there {
+			list[i].Score = max(list[i].Score, op.Score)
+			continue
+		}
+		place[n] = len(list)
+		list = append(list, op)
+	}
+	return list
+}
+
 func without(ops []storage.IndexOp, index storage.Index, member string) []storage.IndexOp {
 	for i := range ops {
 		if ops[i].Member == member && ops[i].Index == index {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -43,6 +44,9 @@ func ParseTemplate(raw event.Raw) (*Template, error) {
 	}
 	if err := t.raw.Compact(); err != nil {
 		return nil, Mistakes{{Text: "it is not JSON: " + err.Error()}}
+	}
+	if !utf8.Valid(t.raw) {
+		return nil, Mistakes{{Text: "it is not JSON: it is not UTF-8"}}
 	}
 	if !bytes.Contains(t.raw, []byte("{{")) && !bytes.Contains(t.raw, []byte(`\u00`)) {
 		return t, nil

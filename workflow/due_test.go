@@ -1,0 +1,177 @@
+package workflow
+
+import (
+	"testing"
+	"time"
+
+	"github.com/opspawn/opscore/bus/bustest"
+	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
+)
+
+// duty is an engine that does only what a test tells it to, and its store.
+type duty struct {
+	*Engine
+	t     *testing.T
+	store storage.Store
+}
+
+// onDuty makes an engine, and puts documents and due entries into its store.
+func onDuty(t *testing.T, docs map[storage.Key]any, due ...storage.IndexOp) *duty {
+	t.Helper()
+	store, conn := openTestStore(t), bustest.Conn(t)
+	keeper := lifecycle.NewKeeper(store, conn, bustest.Log(t), func() {})
+	if err := keeper.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	txn := storage.Txn{Rev: storage.NewRevisions().Next(), IndexAdd: due}
+	for key, doc := range docs {
+		txn.If = append(txn.If, storage.Cond{Key: key})
+		txn.Put = append(txn.Put, storage.Put{Key: key, Data: event.MustMarshal(doc)})
+	}
+	if err := store.Commit(t.Context(), txn)[0]; err != nil {
+		t.Fatal(err)
+	}
+	return &duty{NewEngine(Config{Store: store, Bus: conn, Keeper: keeper, Log: bustest.Log(t)}), t, store}
+}
+
+// look looks at due entries, each as often as it is given.
+func (d *duty) look(due ...storage.IndexOp) {
+	d.t.Helper()
+	entries := make([]storage.Entry, len(due))
+	for i, op := range due {
+		entries[i] = storage.Entry{Member: op.Member, Score: op.Score}
+	}
+	if err := d.fire(d.t.Context(), entries); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// heed takes what lies in the inbox, once as it is and once more.
+func (d *duty) heed() {
+	d.t.Helper()
+	inputs, _, _ := d.inbox.take()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.turn(d.t.Context(), append(inputs, inputs...)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *duty) due() []storage.Entry {
+	d.t.Helper()
+	entries, err := d.store.Range(d.t.Context(), dueIndex, storage.Cursor{}, storage.MaxScore, 10)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return entries
+}
+
+// An entry from which two inputs of a turn have come goes once: a Txn that named it twice would be refused, and with it the turn.
+func TestTwoInputsOfOneEntry(t *testing.T) {
+	t.Parallel()
+	op := storage.IndexOp{Index: dueIndex, Member: timer(timerTask, "gone", "a"), Score: 7}
+	d := onDuty(t, map[storage.Key]any{"k": 1}, op)
+	earlier := op
+	earlier.Score = 3
+	d.look(op, earlier, op)
+	if left := d.due(); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
+// A replica that remembers a run as it was before it ended finds its final fact due: it reads the run again, and says how it has ended. To let the entry go would lose the
+// fact for ever.
+func TestAFinalFactIsSaidByAReplicaThatRemembersTheRunGoingOn(t *testing.T) {
+	t.Parallel()
+	before := &Run{Version: 3, ID: runID, Workflow: "w", State: event.RunRunning, Created: noon}
+	after := &Run{Version: 4, ID: runID, Workflow: "w", State: event.RunCompleted, Created: noon, Ended: noon.Add(time.Second)}
+	op := storage.IndexOp{Index: dueIndex, Member: factTimer(after), Score: storage.Score(after.Ended.Add(AskAgain).UnixMicro())}
+	d := onDuty(t, map[storage.Key]any{runKey(runID): after}, op)
+	d.runs.Store(runKey(runID), "old", before)
+	d.look(op)
+	stream, err := d.cfg.Bus.JS().Stream(t.Context(), event.StreamFact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bustest.Eventually(t, "the fact is said", func() bool {
+		m, err := stream.GetLastMsgForSubject(t.Context(), event.FactSubject("run", runID))
+		if err != nil {
+			return false
+		}
+		var fact event.Fact
+		return event.Unmarshal(m.Data, &fact) == nil && fact.Version == 4 && fact.Run.State == event.RunCompleted
+	})
+}
+
+// So does one that remembers a task as it was before its retries were spent, whose dead letter is due.
+func TestADeadLetterIsStoredByAReplicaThatRemembersTheTaskGoingOn(t *testing.T) {
+	t.Parallel()
+	task := RunTask{
+		ID: "a", State: event.TaskFailed, Attempt: 2, Tries: 1, Agent: "ann", Error: &event.TaskError{Code: "broke", Message: "no"}, Ended: noon,
+	}
+	after := &Run{Version: 4, ID: runID, Workflow: "w", State: event.RunFailed, Created: noon, Ended: noon, Error: task.Error, Tasks: []RunTask{task}}
+	before := *after
+	before.Version, before.State, before.Tasks = 3, event.RunRunning, []RunTask{{ID: "a", State: event.TaskRunning, Attempt: 2, Agent: "ann"}}
+	if !task.spent() {
+		t.Fatal("its retries are not spent")
+	}
+	op := spentTimer(runID, &task)
+	d := onDuty(t, map[storage.Key]any{runKey(runID): after}, op)
+	d.runs.Store(runKey(runID), "old", &before)
+	d.look(op)
+	bustest.Eventually(t, "the letter is stored", func() bool {
+		state, err := d.cfg.Bus.StreamState(t.Context(), event.StreamDead)
+		return err == nil && state.LastSeq == 1
+	})
+}
+
+// The entry of a loop's child that has completed although its task was cancelled before goes, as nobody waits for it.
+func TestTheEntryOfALoopsChildGoesWithoutAParentThatWaits(t *testing.T) {
+	t.Parallel()
+	def, err := Parse(event.Raw(`{"id":"w","tasks":[{"taskId":"l","agentCapability":"c","loop":{"while":"true","max":3}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kids := &Children{Round: 1, Opened: true, Next: 1, Active: []int{0}}
+	parent := &Run{
+		Version: 9, ID: runID, Workflow: "w", DefVersion: "v", State: event.RunCancelled, Created: noon, Ended: noon, Total: 1,
+		Tasks: []RunTask{{ID: "l", State: event.TaskCancelled, Attempt: 1, Ended: noon, Kids: kids}},
+	}
+	ref := &ParentRef{Run: runID, Task: "l", Round: 1, Items: true, Only: "l", Depth: 1, Born: noon}
+	child := &Run{
+		Version: 4, ID: ref.ID(), Workflow: "w", DefVersion: "v", State: event.RunCompleted, Created: noon, Ended: noon, Total: 1, Parent: ref, LastDone: "l",
+		Tasks: []RunTask{{ID: "l", State: event.TaskCompleted, Attempt: 1, Agent: "ann", Output: event.Raw(`1`), Ended: noon}},
+	}
+	op := storage.IndexOp{Index: dueIndex, Member: endTimer(child), Score: 7}
+	docs := map[storage.Key]any{runKey(runID): parent, runKey(child.ID): child, versionKey("w", "v"): def}
+	for name, parentThere := range map[string]bool{"its task has ended": true, "it is gone": false} {
+		t.Run(name, func(t *testing.T) {
+			d := onDuty(t, docs, op)
+			d.look(op)
+			if !parentThere { // it is removed while the job waits for its turn
+				txn := storage.Txn{Rev: "r"}
+				found, err := d.store.Get(t.Context(), runKey(runID))
+				if err != nil {
+					t.Fatal(err)
+				}
+				txn.If = []storage.Cond{{Key: runKey(runID), Rev: found[0].Rev}, {Key: "k"}}
+				txn.Delete, txn.Put = []storage.Key{runKey(runID)}, []storage.Put{{Key: "k"}}
+				if err := d.store.Commit(t.Context(), txn)[0]; err != nil {
+					t.Fatal(err)
+				}
+			}
+			for j, ok := d.jobs.take(); ok; j, ok = d.jobs.take() {
+				if err := d.do(t.Context(), j); err != nil {
+					t.Fatal(err)
+				}
+				d.jobs.done(j)
+			}
+			d.heed()
+			if left := d.due(); len(left) > 0 {
+				t.Errorf("%v is left", left)
+			}
+		})
+	}
+}
