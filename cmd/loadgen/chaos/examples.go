@@ -34,6 +34,26 @@ type planned struct {
 	run      *workflows.Run
 }
 
+// promises are what must be brought: by workflow and task, and by agent and capability.
+type promises map[[2]string]*contract.Contract
+
+func (p promises) add(of, what string, schema event.Raw) error {
+	if len(schema) == 0 {
+		return nil
+	}
+	c, err := contract.Compile(schema)
+	if err != nil {
+		return fmt.Errorf("schema of %s %s: %w", of, what, err)
+	}
+	p[[2]string{of, what}] = c
+	return nil
+}
+
+func (p promises) kept(of, what string, out any) bool {
+	c := p[[2]string{of, what}]
+	return c == nil || c.Check(event.MustMarshal(out)) == nil
+}
+
 // newExamples stores the example workflows and starts their agents.
 func newExamples(ctx, working context.Context, l *load) (*examples, error) {
 	all, err := workflows.All()
@@ -41,7 +61,7 @@ func newExamples(ctx, working context.Context, l *load) (*examples, error) {
 		return nil, err
 	}
 	x := &examples{started: make(map[string]*workflows.Run)}
-	outputs := make(map[[2]string]*contract.Contract) // by workflow and task: what must be brought
+	outputs := make(promises)
 	for i := range all {
 		ex := &all[i]
 		d, err := workflow.ParseFile(ex.Source)
@@ -52,11 +72,8 @@ func newExamples(ctx, working context.Context, l *load) (*examples, error) {
 			return nil, err
 		}
 		for _, t := range d.Tasks {
-			if t.OutputSchema == nil {
-				continue
-			}
-			if outputs[[2]string{d.ID, t.TaskID}], err = contract.Compile(t.OutputSchema); err != nil {
-				return nil, fmt.Errorf("example %s: %w", ex.Name, err)
+			if err := outputs.add("workflow "+d.ID, t.TaskID, t.OutputSchema); err != nil {
+				return nil, err
 			}
 		}
 		for j := range ex.Runs {
@@ -64,9 +81,14 @@ func newExamples(ctx, working context.Context, l *load) (*examples, error) {
 		}
 	}
 	for _, who := range workflows.Agents() {
-		w := &worker{journal: l.c.journal, id: who.Config.ID, slots: who.Config.Slots, does: who.Handle, fits: func(t *agent.Task, out any) bool {
-			c := outputs[[2]string{t.WorkflowID, t.TaskID}]
-			return c == nil || c.Check(event.MustMarshal(out)) == nil
+		id := who.Config.ID
+		for capability, s := range who.Config.CapabilitySchemas {
+			if err := outputs.add("agent "+id, capability, s.Output); err != nil {
+				return nil, err
+			}
+		}
+		w := &worker{journal: l.c.journal, id: id, slots: who.Config.Slots, does: who.Handle, fits: func(t *agent.Task, out any) bool {
+			return outputs.kept("workflow "+t.WorkflowID, t.TaskID, out) && outputs.kept("agent "+id, t.Capability, out)
 		}}
 		if err := l.startAgent(ctx, working, w, who.Config); err != nil {
 			return nil, err
