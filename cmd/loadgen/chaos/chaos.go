@@ -20,6 +20,23 @@ import (
 // Recovery is how long the servers may take to finish everything after the last fault.
 const Recovery = 15 * time.Second
 
+// grace is how much later a clock of a task may be over for each outage of NATS or Redis: no such time counts, nor do the seconds behind it in which agents may still be
+// on their way back. Some examples end by such a clock.
+const grace = 5 * time.Second
+
+// recovery is how long the servers may take to finish everything.
+func (c *chaos) recovery() time.Duration {
+	allowed := Recovery
+	if c.cfg.Examples {
+		for _, s := range c.plan {
+			if s.Target == env.NATS || s.Target == env.Redis {
+				allowed += grace
+			}
+		}
+	}
+	return allowed
+}
+
 // extra is how long it is waited beyond that, to see whether what is missing comes after all.
 const extra = time.Minute
 
@@ -101,16 +118,18 @@ type outcome struct {
 	late      string        // what was not done in time; empty if everything was
 	recovered time.Duration // after the end of the load: when everything had come to rest
 	done      time.Duration // after the end of the load: when the ledger was done
+	allowed   time.Duration // for that
 	endings   *endings      // of the runs of examples, nil without them
 }
 
 // judge lets the servers recover, stops the agents, reads everything and audits it.
 func (c *chaos) judge(ctx context.Context, load *load) (o outcome, err error) {
 	end := time.Now()
+	o.allowed = c.recovery()
 	limit, cancel := context.WithTimeout(ctx, Recovery)
 	o.ready = c.env.AwaitReady(limit)
 	cancel()
-	target := audit.Target{NATSURL: c.env.NATSURL, StoreURL: c.env.StoreURL, Patience: Recovery - time.Since(end), Broken: c.broken()}
+	target := audit.Target{NATSURL: c.env.NATSURL, StoreURL: c.env.StoreURL, Patience: o.allowed - time.Since(end), Broken: c.broken()}
 	if o.found, err = audit.Read(ctx, target, c.journal); err != nil {
 		return o, errors.Join(o.ready, err)
 	}
@@ -179,14 +198,14 @@ func (o outcome) verdict(faults []loadgen.Fault) (v loadgen.Verdict) {
 		bad("after %v: %v", Recovery, o.ready)
 	}
 	if o.late != "" {
-		bad("after %v %s", Recovery, o.late)
+		bad("after %v %s", o.allowed, o.late)
 	}
 	open := unfinished(o.found)
 	for _, id := range open[:min(5, len(open))] {
 		bad("run %s is %s even now: it waits for %s", id, o.found.Runs[id].State, o.found.Runs[id].Waits)
 	}
-	if o.done > Recovery && o.late == "" {
-		bad("the ledger was done after %.1f s, and %v are allowed", o.done.Seconds(), Recovery)
+	if o.done > o.allowed && o.late == "" {
+		bad("the ledger was done after %.1f s, and %v are allowed", o.done.Seconds(), o.allowed)
 	}
 	if o.endings != nil {
 		lines, ok := o.endings.lines()

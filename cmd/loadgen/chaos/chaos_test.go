@@ -56,3 +56,10 @@ func TestKilledReplicasLoseNothing(t *testing.T) {
 		{Kind: loadgen.FaultKill, Target: "engine", Count: 2}, {Kind: loadgen.FaultCut, Target: env.Redis, Count: 1},
 	}})
 }
+
+// The runs of all examples end as is written beside them, or for a reason, while replicas and Redis are killed.
+func TestExamplesEndAsWrittenUnderFaults(t *testing.T) {
+	breakIt(t, Config{Time: 5 * time.Second, Replicas: 2, Seed: 4, Rate: 20, Examples: true, Wishes: []loadgen.Wish{
+		{Kind: loadgen.FaultKill, Target: "engine", Count: 2}, {Kind: loadgen.FaultKill, Target: env.Redis, Count: 1},
+	}})
+}
