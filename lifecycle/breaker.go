@@ -51,6 +51,14 @@ func (b *Breaker) String() string {
 	return b.Last
 }
 
+// opens counts how often it opened since it was closed.
+func (b *Breaker) opens() int {
+	if b == nil {
+		return 0
+	}
+	return b.Opens
+}
+
 func (b *Breaker) failures() int { return strings.Count(b.Last, "x") }
 
 // bad reports whether a breaker that counts must open.

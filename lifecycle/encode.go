@@ -35,6 +35,7 @@ func (g *Gate) Encode() []byte {
 	o.OptInt("liveSeq", int64(g.LiveSeq))
 	o.OptInt("able", g.Able)
 	o.OptValue("breaker", g.Breaker != nil, g.Breaker)
+	o.OptInt("facts", g.Facts)
 	o.OptValue("schemas", g.Schemas != nil, g.Schemas)
 	return o.Bytes()
 }

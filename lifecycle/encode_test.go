@@ -23,7 +23,7 @@ func TestEncodeIsMarshal(t *testing.T) {
 				Base: 4, Active: 5, Rest: Word{Seq: 6, At: at, State: "idle"}, Error: Word{Seq: 7, At: at, State: "ERROR"},
 			}}, {Trace: &Trace{}}, {},
 		}, Released: at, Used: 12, Listed: true, Beat: 1500, Live: event.LivenessLost, LiveSeq: 9,
-		Able: 5, Breaker: &Breaker{Last: "ox", Opens: 2, Until: at},
+		Able: 5, Breaker: &Breaker{Last: "ox", Opens: 2, Until: at}, Facts: 3,
 		Schemas: map[string]SchemaIDs{"c": {Input: "x", Output: "y"}},
 	}
 	fullRecord := &Record{

@@ -188,6 +188,7 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		t.IndexAdd, t.IndexRemove = FreeOps(&f.before, b.gate, now)
 		add, remove := EndOps(&f.before, b.gate, now)
 		t.IndexAdd, t.IndexRemove = append(t.IndexAdd, add...), append(t.IndexRemove, remove...)
+		t.IndexAdd = append(t.IndexAdd, FactOps(&f.before, b.gate, now)...)
 		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: b.gate.Encode()})
 	}
 	if f.schemas != nil {

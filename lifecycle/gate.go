@@ -39,6 +39,7 @@ type Gate struct {
 	LiveSeq    uint64            `json:"liveSeq,omitzero"`  // the agent's last message of StreamAgent that the judge had regarded then
 	Able       int64             `json:"able,omitzero"`     // it stands in the able indexes, with this score less one
 	Breaker    *Breaker          `json:"breaker,omitzero"`  // nil: its last outcomes are good
+	Facts      int64             `json:"facts,omitzero"`    // changes of the gate that others were to be told
 
 	Schemas map[string]SchemaIDs `json:"schemas,omitzero"` // by capability: what the agent says that it takes and gives
 }

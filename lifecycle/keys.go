@@ -31,6 +31,9 @@ func handBackOp(agent string, at time.Time) storage.IndexOp {
 	return storage.IndexOp{Index: HandBack, Member: HandBackMember(agent), Score: storage.Score(at.UnixMicro())}
 }
 
+// FactTimer is the first part of the timer members a|agent|cause|n that stand for facts about agents.
+const FactTimer = "a"
+
 // DrainMember is the timer member that tells workflow to take back what an agent still holds when its time to drain is over.
 func DrainMember(agent string) string { return "x|" + event.MustToken(agent) }
 

@@ -428,6 +428,7 @@ func (j *Judge) sentence(c *caseFile, now time.Time) storage.Txn {
 		},
 	}
 	t.IndexAdd, t.IndexRemove = FreeOps(c.before, c.gate, now)
+	t.IndexAdd = append(t.IndexAdd, FactOps(c.before, c.gate, now)...)
 	if at := now; c.gate.Live == event.LivenessLost && len(c.gate.Held) > 0 {
 		if j.handNext.After(at) {
 			at = j.handNext

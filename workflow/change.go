@@ -242,6 +242,7 @@ func (o *indexOps) take(add, remove []storage.IndexOp) {
 
 func (o *indexOps) gate(before, after *lifecycle.Gate, now time.Time) {
 	o.take(lifecycle.FreeOps(before, after, now))
+	o.take(lifecycle.FactOps(before, after, now), nil)
 	o.take(lifecycle.EndOps(before, after, now))
 	if at := after.Wakes(now); !at.IsZero() {
 		o.add(dueIndex, timer(timerBackoff, after.Agent), at)

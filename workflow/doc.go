@@ -70,6 +70,7 @@
 //	                m|queue                    a limiter that has room, while runs wait for it
 //	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
 //	                x|agent                    of lifecycle: an agent whose time to drain is over
+//	                a|agent|cause|n            of lifecycle: a fact about an agent that is not known to be published
 //	                e|agent|run|task|attempt|seq
 //	                                           of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results
 //

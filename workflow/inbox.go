@@ -215,10 +215,11 @@ func (f *factSet) moment() map[string]unsaid {
 	return said
 }
 
+// begin reports whether a fact is to be published: it is not being published already, nor was it while its due entry waits to be removed.
 func (f *factSet) begin(member string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.inflight[member] {
+	if _, done := f.done[member]; done || f.inflight[member] {
 		return false
 	}
 	f.inflight[member] = true

@@ -78,21 +78,22 @@ func pendingIndex(queue string) storage.Index { return storage.Index("pending/" 
 
 // A timer's member says what to look at. Its parts are tokens, which hold no '|'.
 const (
-	timerTask     = "t" // t|run|task
-	timerRun      = "r" // r|run
-	timerFact     = "f" // f|run|version: the fact of this version was not published yet
-	timerDrain    = "d" // d|agent|run|task|attempt: a cancel was not confirmed yet
-	timerBackoff  = "b" // b|agent: its back-off ends, or its breaker lets a task through again
-	timerChild    = "p" // p|run: a child has ended, and its parent has not taken that in
-	timerKin      = "c" // c|run|task: a task has ended before its children
-	timerHandBack = "g" // g|agent: its process was replaced, or it is lost
-	timerSchedule = "s" // s|schedule: its next tick
-	timerEmpty    = "x" // x|agent, of lifecycle: its time to drain is over
-	timerSpent    = "l" // l|run|task|attempt: a dead letter was not stored yet
-	timerEarly    = "y" // y|run: nobody has started it, and commands are kept for it
-	timerLimit    = "m" // m|queue: runs that wait for a place in it may begin
-	timerQueue    = "q" // q|queue: runs that wait in it may begin
-	timerEnd      = "e" // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
+	timerTask     = "t"                 // t|run|task
+	timerRun      = "r"                 // r|run
+	timerFact     = "f"                 // f|run|version: the fact of this version was not published yet
+	timerDrain    = "d"                 // d|agent|run|task|attempt: a cancel was not confirmed yet
+	timerBackoff  = "b"                 // b|agent: its back-off ends, or its breaker lets a task through again
+	timerChild    = "p"                 // p|run: a child has ended, and its parent has not taken that in
+	timerKin      = "c"                 // c|run|task: a task has ended before its children
+	timerHandBack = "g"                 // g|agent: its process was replaced, or it is lost
+	timerSchedule = "s"                 // s|schedule: its next tick
+	timerEmpty    = "x"                 // x|agent, of lifecycle: its time to drain is over
+	timerSpent    = "l"                 // l|run|task|attempt: a dead letter was not stored yet
+	timerEarly    = "y"                 // y|run: nobody has started it, and commands are kept for it
+	timerLimit    = "m"                 // m|queue: runs that wait for a place in it may begin
+	timerQueue    = "q"                 // q|queue: runs that wait in it may begin
+	timerAgent    = lifecycle.FactTimer // a|agent|cause|n: the fact that this became of it was not published yet
+	timerEnd      = "e"                 // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
 
 func timer(kind string, ids ...string) string {
@@ -110,7 +111,7 @@ func parseTimer(member string) (kind string, ids []string, ok bool) {
 	parts := strings.Split(member, "|")
 	want := map[string]int{
 		timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1,
-		timerChild: 1, timerKin: 2, timerSpent: 3,
+		timerChild: 1, timerKin: 2, timerSpent: 3, timerAgent: 3,
 		timerEarly: 1, timerQueue: 1, timerLimit: 1,
 	}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {

@@ -69,7 +69,8 @@ func (e *Engine) fireDue(ctx context.Context) error {
 			return fmt.Errorf("read intake time: %w", err)
 		}
 		rest, scheduleErr := e.fireSchedules(ctx, entries)
-		if err := errors.Join(e.fire(ctx, rest), scheduleErr); err != nil {
+		rest, factErr := e.tellAgents(ctx, rest)
+		if err := errors.Join(e.fire(ctx, rest), scheduleErr, factErr); err != nil {
 			return err
 		}
 		if len(entries) < duePage {
