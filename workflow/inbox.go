@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -13,18 +14,24 @@ import (
 	"github.com/opspawn/opscore/storage"
 )
 
-// inbox gathers what comes from other goroutines between turns. Inputs are bounded by the requests in flight; hints by maxHints.
+// inbox gathers what comes from other goroutines between turns. Inputs are bounded by the requests in flight, due entries by maxFired, hints by
+// maxHints.
 type inbox struct {
 	mu      sync.Mutex
 	inputs  []*input
+	fired   map[storage.IndexOp]bool // the due entries among the inputs
 	agents  map[string]bool
 	classes map[string]bool
 	signal  chan struct{}
 }
 
-const maxHints = 100_000 // hints beyond this are left to the slow scan
+const (
+	maxHints = 100_000 // hints beyond this are left to the slow scan
+	maxFired = 10_000  // due entries beyond this are left to the timers, which find them in the store
+)
 
 func (b *inbox) init() {
+	b.fired = make(map[storage.IndexOp]bool)
 	b.agents, b.classes = make(map[string]bool), make(map[string]bool)
 	b.signal = make(chan struct{}, 1)
 }
@@ -32,6 +39,19 @@ func (b *inbox) init() {
 func (b *inbox) add(in ...*input) {
 	b.mu.Lock()
 	b.inputs = append(b.inputs, in...)
+	b.mu.Unlock()
+	b.wakeSoon()
+}
+
+// fire looks at a due entry at once. One that waits already is not put beside itself: a parent that has not taken in the end of a child is told of it again
+// and again, and a tree of runs that is told of faster than it is decided would fill the memory with nothing new.
+func (b *inbox) fire(member string, at time.Time) {
+	op := storage.IndexOp{Index: dueIndex, Member: member, Score: storage.Score(max(at.UnixMicro(), 0))}
+	b.mu.Lock()
+	if !b.fired[op] && len(b.fired) < maxFired {
+		b.fired[op] = true
+		b.inputs = append(b.inputs, &input{fired: true, timer: &op})
+	}
 	b.mu.Unlock()
 	b.wakeSoon()
 }
@@ -60,10 +80,21 @@ func (b *inbox) wakeSoon() {
 	}
 }
 
+// take returns all hints, and the inputs for a turn. Those that are left make another turn follow: in between, others have theirs.
 func (b *inbox) take() (inputs []*input, agents, classes []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	inputs, b.inputs = b.inputs, nil
+	n := min(len(b.inputs), batchSize)
+	inputs = slices.Clone(b.inputs[:n])
+	b.inputs = slices.Delete(b.inputs, 0, n)
+	for _, in := range inputs {
+		if in.fired {
+			delete(b.fired, *in.timer)
+		}
+	}
+	if len(b.inputs) > 0 {
+		b.wakeSoon()
+	}
 	for a := range b.agents {
 		agents = append(agents, a)
 	}

@@ -65,11 +65,6 @@ func (e *Engine) goOn(c *change, old, t *RunTask) {
 	}
 }
 
-// fire looks at a due entry at once.
-func (b *inbox) fire(member string, at time.Time) {
-	b.add(&input{fired: true, timer: &storage.IndexOp{Index: dueIndex, Member: member, Score: storage.Score(max(at.UnixMicro(), 0))}})
-}
-
 // expand puts what follows from due entries in their place.
 func (e *Engine) expand(ctx context.Context, inputs []*input) ([]*input, error) {
 	var entries []*storage.IndexOp
