@@ -422,4 +422,75 @@
 //	         rejected, goes on, time over: reject  -
 //	         time over: fail                       refused: not_allowed_now
 //	         others                                failed; task failed
+//
+// # What becomes of a task that waits
+//
+// For each it may wait 20 s. While the run is paused its timer does not fire, and one that was read before changes nothing.
+//
+//	EVENT                          WAITS FOR  RESULT
+//	timer, early                   any        -
+//	timer                          a signal   failed: signal_timeout
+//	                               a person   failed: approval_timeout
+//	                               time       completed
+//	timer, intake behind           time       completed
+//	                               others     looked at later
+//	timer, paused                  any        -
+//	timer, paused for 10 s before  any        -
+//	signal                         a signal   completed
+//	                               others     refused: invalid
+//	signal, paused                 a signal   completed
+//	                               others     refused: invalid
+//	approve                        a person   completed
+//	                               others     refused: invalid
+//	cancel                         any        cancelled
+//
+// # What becomes of a task with children
+//
+// It is a forEach over three items, two at a time, of which one may fail. What is said of a child is told by its due entry, perhaps again and again.
+//
+//	EVENT                               TASK IS                      RESULT
+//	items are known                     opening                      has 3
+//	                                    others                       -
+//	there are no items                  opening                      completed
+//	                                    others                       -
+//	items cannot be known               opening                      failed: expression_error
+//	                                    others                       -
+//	room for more                       any                          -
+//	a child has completed               under way, paused            one less goes on
+//	                                    others                       -
+//	… and is told again                 any                          -
+//	… and there is room for more        under way                    starts 1
+//	                                    others                       -
+//	a child has failed                  under way, paused            one less goes on
+//	                                    others                       -
+//	… and another                       under way, paused            failed: broke
+//	                                    others                       -
+//	a child of another round has ended  any                          -
+//	an active child is missing          under way                    starts 1
+//	                                    others                       -
+//	the outputs are joined              joining                      completed
+//	                                    others                       -
+//	… and too large                     joining                      failed: too_large
+//	                                    others                       -
+//	timer                               opening, under way, joining  looked at later
+//	                                    others                       -
+//
+// # What becomes of a run that undoes what it has done
+//
+// Its second task has failed, so that the first is undone; a retry is left for that. The time of the run, a minute, is over.
+//
+//	EVENT                   IT IS              RESULT
+//	pause                   any                run paused
+//	resume                  any                -
+//	cancel                  any                refused: not_allowed_now
+//	retry                   any                refused: not_allowed_now
+//	rerun                   any                refused: not_allowed_now
+//	timer of the run        any                -
+//	result completed        ready              refused: stale_attempt
+//	                        others             completed; run failed: broke
+//	result failed for good  ready              refused: stale_attempt
+//	                        retrying           -
+//	                        others             failed; run failed: broke, names what is not undone
+//	process replaced        assigned, running  ready
+//	                        others             -
 package workflow

@@ -294,10 +294,19 @@ func newGraphWorld(t *rapid.T, p *plot) *world {
 
 // checkFates compares how the tasks ended with what the interpreter says: all of them when the run completed, else those that ended before it did.
 func (w *world) checkFates(want fatesOf) {
+	completed := 0
+	defer func() {
+		if w.run.Completed != completed {
+			w.t.Fatalf("%d tasks have completed, the run counts %d", completed, w.run.Completed)
+		}
+	}()
 	for _, t := range w.def.Tasks {
 		got := w.run.mark(w.def.placeOf(t.TaskID)).state()
 		if rt := w.run.Find(t.TaskID); rt != nil {
 			got = rt.State
+		}
+		if got == event.TaskCompleted {
+			completed++
 		}
 		cut := w.run.State != event.RunCompleted && (got == event.TaskCancelled || got == event.TaskPending)
 		if !cut && got != want[t.TaskID] {

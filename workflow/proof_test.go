@@ -229,9 +229,13 @@ func (s *stage) compare(ctx context.Context, run *Run, fates fatesOf, state even
 		s.t.Errorf("the run %s (%v), the interpreter says %s", run.State, run.Error, state)
 		return
 	}
+	completed := 0
 	for i := range s.scene.def.Tasks {
 		t := &s.scene.def.Tasks[i]
 		rt, got := s.task(ctx, run, t.TaskID)
+		if got == event.TaskCompleted {
+			completed++
+		}
 		cut := run.State != event.RunCompleted && (got == event.TaskCancelled || got == event.TaskPending)
 		if !cut && got != fates[t.TaskID] {
 			s.t.Errorf("task %s is %s, the interpreter says %q: %s", t.TaskID, got, fates[t.TaskID], event.MustMarshal(rt))
@@ -240,6 +244,9 @@ func (s *stage) compare(ctx context.Context, run *Run, fates fatesOf, state even
 		if want, known := s.scene.outputs[t.TaskID]; known && got == event.TaskCompleted {
 			s.compareOutput(run, rt, want)
 		}
+	}
+	if run.Completed != completed {
+		s.t.Errorf("%d tasks have completed, the run counts %d", completed, run.Completed)
 	}
 	s.compareUndone(run)
 }

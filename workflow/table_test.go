@@ -35,6 +35,9 @@ func TestTheTablesOfTheDocumentationAreTrue(t *testing.T) {
 		{"# What the clocks of a task do", clockTable(t)},
 		{"# What commands do to a run", commandTable(t)},
 		{"# What a person's word does", approvalTable(t)},
+		{"# What becomes of a task that waits", waitTable(t)},
+		{"# What becomes of a task with children", childrenTable(t)},
+		{"# What becomes of a run that undoes what it has done", undoTable(t)},
 	} {
 		got = replaceTable(t, got, table.heading, table.text)
 	}
