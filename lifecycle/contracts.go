@@ -122,19 +122,52 @@ func CapabilitySchema(ctx context.Context, store storage.Store, agent, id string
 	return l.find(id), err
 }
 
-// keepSchemas adds the document of the agent's schemas to what will be written, if its last registration has changed them.
-func (s *Service) keepSchemas(ctx context.Context, f *fold) error {
-	reg := f.b.record.Reg
-	if f.registered == nil || reg == nil || len(reg.Schemas) == 0 || maps.Equal(reg.Schemas, f.before.Schemas) {
+// loadSchemas reads the schemas that are kept of the agents which register others.
+func (s *Service) loadSchemas(ctx context.Context, todo []*agentBatch) error {
+	var keys []storage.Key
+	var whose []*agentBatch
+	for _, b := range todo {
+		if b.changesSchemas() {
+			keys, whose = append(keys, schemasKey(b.id)), append(whose, b)
+		}
+	}
+	if len(keys) == 0 {
 		return nil
 	}
-	_, fresh := namesOf(f.registered)
-	l, rev, err := readSchemas(ctx, s.cfg.Store, f.b.id)
+	docs, err := s.cfg.Store.Get(ctx, keys...)
 	if err != nil {
-		return err
+		return fmt.Errorf("read the schemas of agents: %w", err)
 	}
-	f.schemasRev, f.schemas = rev, event.MustMarshal(l.with(fresh))
+	for i, b := range whose {
+		b.schemas, b.schemasRev = schemaList{}, docs[i].Rev
+		if err := decodeDoc(docs[i], &b.schemas); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// changesSchemas reports whether one of the events is a registration with other schemas than the agent's last one.
+func (b *agentBatch) changesSchemas() bool {
+	return slices.ContainsFunc(b.items, func(it item) bool {
+		e, ok := it.event.(*event.Register)
+		if !ok || len(e.CapabilitySchemas) == 0 {
+			return false
+		}
+		ids, _ := namesOf(e)
+		return !maps.Equal(ids, b.gate.Schemas)
+	})
+}
+
+// keepSchemas adds the document of the agent's schemas to what will be written, if its last registration has changed them.
+func (f *fold) keepSchemas(t *storage.Txn) {
+	reg := f.b.record.Reg
+	if f.registered == nil || reg == nil || len(reg.Schemas) == 0 || maps.Equal(reg.Schemas, f.before.Schemas) {
+		return
+	}
+	_, fresh := namesOf(f.registered)
+	t.If = append(t.If, storage.Cond{Key: schemasKey(f.b.id), Rev: f.b.schemasRev})
+	t.Put = append(t.Put, storage.Put{Key: schemasKey(f.b.id), Data: event.MustMarshal(f.b.schemas.with(fresh))})
 }
 
 // addSchemas shows the schemas of an agent's registration.

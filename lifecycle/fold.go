@@ -26,8 +26,6 @@ type fold struct {
 	early                      bool            // there is room for one more agent that reports before it registers
 	crowded                    bool            // there was none, and this one was turned away
 	registered                 *event.Register // the last registration that was applied
-	schemas                    event.Raw       // the document of its schemas, if that changes
-	schemasRev                 storage.Rev
 	txn                        storage.Txn
 }
 
@@ -66,9 +64,6 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 	}
 	if f.recordChanged || f.gateStale() {
 		_, f.handBack = b.gate.Follow(b.record, true)
-	}
-	if err := s.keepSchemas(ctx, f); err != nil {
-		return nil, err
 	}
 	f.revive()
 	f.handBack = f.handBack || f.revived && f.b.gate.Returned()
@@ -191,10 +186,7 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 		t.IndexAdd = append(t.IndexAdd, FactOps(&f.before, b.gate, now)...)
 		t.Put = append(t.Put, storage.Put{Key: GateKey(b.id), Data: b.gate.Encode()})
 	}
-	if f.schemas != nil {
-		t.If = append(t.If, storage.Cond{Key: schemasKey(b.id), Rev: f.schemasRev})
-		t.Put = append(t.Put, storage.Put{Key: schemasKey(b.id), Data: f.schemas})
-	}
+	f.keepSchemas(&t)
 	switch by := b.gate.DrainBy; {
 	case by.Equal(f.before.DrainBy):
 	case by.IsZero():

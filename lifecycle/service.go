@@ -121,6 +121,9 @@ type agentBatch struct {
 	gate      *Gate
 	gateRev   storage.Rev
 	fresh     bool // read from the store, not remembered
+
+	schemas    schemaList // if it registers others
+	schemasRev storage.Rev
 }
 
 // Handle folds one batch: one Txn per agent, all in one round trip. It gives each message its verdict, or returns an error when
@@ -132,6 +135,9 @@ func (s *Service) Handle(ctx context.Context, batch []*bus.Msg) error {
 			return fmt.Errorf("fold %d agents: %w", len(todo), storage.ErrConflict)
 		}
 		if err := s.load(ctx, todo); err != nil {
+			return err
+		}
+		if err := s.loadSchemas(ctx, todo); err != nil {
 			return err
 		}
 		var err error

@@ -17,12 +17,17 @@ const (
 
 // decideInput decides an input, loading what the decision needs.
 func (e *Engine) decideInput(ctx context.Context, v *view, c *change, in Input, at At) (Decision, error) {
-	if said, ok := in.(*Said); ok {
-		schema, err := e.promised(ctx, c.after, said)
+	switch in := in.(type) {
+	case *Said:
+		schema, err := e.promised(ctx, c.after, in)
 		if err != nil {
 			return Decision{}, err
 		}
 		at.Schema = schema
+	case *Misfit:
+		if stands, err := e.stands(ctx, v, c, in); !stands || err != nil {
+			return Decision{}, err
+		}
 	}
 	for round, size := 1, 0; ; round++ {
 		d := Decide(c.def, c.after, in, at)

@@ -35,8 +35,7 @@ func (d *decider) misfit(in *Misfit) {
 	if t == nil || t.State != event.TaskReady || !t.Ready.Equal(in.Ready) || slices.Contains(t.unfit(), in.Unfit.Schema) {
 		return
 	}
-	named := strings.HasPrefix(t.Class, namedClass) || strings.HasPrefix(t.Class, boundClass)
-	if named || len(t.Unfit) == maxUnfit {
+	if t.lastHope() {
 		no := false
 		d.giveOn(t, &event.TaskError{Code: CodeInvalidInput, Retryable: &no, Message: fmt.Sprintf(
 			"the input does not fit the schema that agent %q has registered for capability %q: %s", in.Agent, d.task(t.ID).capability(t.Fallback), in.Unfit.Why)})
@@ -45,6 +44,11 @@ func (d *decider) misfit(in *Misfit) {
 	t.Unfit = append(slices.Clone(t.Unfit), in.Unfit)
 	t.Class = d.class(t)
 	d.changed = true
+}
+
+// lastHope reports whether the task has failed if the agent that it is to be given to does not take its input.
+func (t *RunTask) lastHope() bool {
+	return strings.HasPrefix(t.Class, namedClass) || strings.HasPrefix(t.Class, boundClass) || len(t.Unfit) == maxUnfit
 }
 
 // unfit names the schemas that the input of the task does not fit.
@@ -97,6 +101,10 @@ func (e *Engine) fits(ctx context.Context, v *view, c *change, t *RunTask, gate 
 	case err != nil:
 		return false, err
 	}
+	if c.rendered == nil {
+		c.rendered = make(map[string]event.Raw, 1)
+	}
+	c.rendered[t.ID] = in // it will be sent
 	if err = schema.Check(in); err == nil {
 		return true, nil
 	}
@@ -104,6 +112,24 @@ func (e *Engine) fits(ctx context.Context, v *view, c *change, t *RunTask, gate 
 		TaskID: t.ID, Agent: gate.Agent, Ready: t.Ready, Unfit: Unfit{Schema: id, Why: clip(err.Error(), maxUnfitWhy)},
 	}})
 	return false, nil
+}
+
+// stands reports whether the agent of a misfit still takes nothing but what fits the schema, if that is about to fail its task. That was found with a gate that may
+// only have been remembered; now it is the present one, and a condition of the change.
+func (e *Engine) stands(ctx context.Context, v *view, c *change, in *Misfit) (bool, error) {
+	if !c.after.exists() {
+		return false, nil
+	}
+	t := c.after.Find(in.TaskID)
+	if t == nil || t.State != event.TaskReady || !t.lastHope() {
+		return true, nil
+	}
+	v.distrustGate(e, in.Agent)
+	if err := e.loadGates(ctx, v, []string{in.Agent}); err != nil {
+		return false, err
+	}
+	c.conds = append(c.conds, storage.Cond{Key: lifecycle.GateKey(in.Agent), Rev: v.gates[in.Agent].rev})
+	return c.terms(t, v.seen(c, in.Agent)).Input == in.Unfit.Schema, nil
 }
 
 // promised returns the schema that the output of a result must fit, because its agent had said so when it was given the attempt; nil if there is none.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
+	"github.com/opspawn/opscore/storage"
 	"github.com/opspawn/opscore/workflow/contract"
 )
 
@@ -89,8 +91,8 @@ func TestAResultIsJudgedByTheSchemaOfItsAttempt(t *testing.T) {
 		ref := event.AttemptRef{RunID: runID, TaskID: first, Attempt: 1, Token: "t"}
 		return Decide(def, run, &Said{Agent: "ann", Event: &event.Result{AttemptRef: ref, Status: event.StatusCompleted, Output: event.Raw(output)}}, at)
 	}
-	if d := says(`{"m":1}`); d.Run.Find(first).State != event.TaskRetrying || !strings.Contains(d.Run.Find(first).Error.Message, `agent "ann" has registered`) {
-		t.Errorf("an output that does not fit: %+v", d.Run.Find(first))
+	if got := says(`{"m":1}`).Run.recall(first); got.State != event.TaskRetrying || !strings.Contains(got.Error.Message, `agent "ann" has registered`) {
+		t.Fatalf("an output that does not fit: %+v", got)
 	}
 	run = says(`{"n":1}`).Run
 	if run.Find(first) != nil || run.recall(first).State != event.TaskCompleted {
@@ -120,5 +122,45 @@ func TestAnAdoptedAttemptIsHeldToNoSchema(t *testing.T) {
 	s.putAt(&Said{Agent: "bob", Event: &event.Result{AttemptRef: ref, Status: event.StatusCompleted}}, at)
 	if got := s.task("a"); got.State != event.TaskCompleted || got.Schema != "" {
 		t.Errorf("it came to %+v", got)
+	}
+}
+
+// A task fails for a schema only if its agent has it now, and not because a replica remembers an older gate.
+func TestAMisfitWithWhatAnAgentHasReplacedFailsNothing(t *testing.T) {
+	t.Parallel()
+	store := openTestStore(t)
+	e := NewEngine(Config{Store: store})
+	gate := func(input string) *lifecycle.Gate {
+		return &lifecycle.Gate{Agent: "ann", Registered: true, Slots: 1, Schemas: map[string]lifecycle.SchemaIDs{"c": {Input: input}}}
+	}
+	rev := e.revs.Next()
+	put := storage.Txn{Rev: rev, If: []storage.Cond{{Key: lifecycle.GateKey("ann")}}, Put: []storage.Put{{Key: lifecycle.GateKey("ann"), Data: gate("new").Encode()}}}
+	if err := store.Commit(t.Context(), put)[0]; err != nil {
+		t.Fatal(err)
+	}
+	e.gates.Store(lifecycle.GateKey("ann"), e.revs.Next(), gate("old"))
+	for _, c := range []struct {
+		def, schema string
+		stands      bool
+		conds       int
+	}{
+		{`{"id":"d","tasks":[{"taskId":"a","agentId":"ann","agentCapability":"c"}]}`, "old", false, 1},
+		{`{"id":"d","tasks":[{"taskId":"a","agentId":"ann","agentCapability":"c"}]}`, "new", true, 1},
+		{`{"id":"d","tasks":[{"taskId":"a","agentCapability":"c"}]}`, "old", true, 0}, // nothing fails
+	} {
+		s := tell(t, c.def, &event.RunStart{})
+		v := &view{now: noon, gates: make(map[string]*slot[*lifecycle.Gate])}
+		if err := e.loadGates(t.Context(), v, []string{"ann"}); err != nil {
+			t.Fatal(err)
+		}
+		ch := &change{def: s.def, before: s.run, after: s.run}
+		stands, err := e.stands(t.Context(), v, ch, &Misfit{TaskID: "a", Agent: "ann", Ready: s.task("a").Ready, Unfit: unfit(c.schema)})
+		if err != nil || stands != c.stands || len(ch.conds) != c.conds {
+			t.Errorf("%s with schema %q: stands %t, %v, on conditions %v", c.def, c.schema, stands, err, ch.conds)
+		}
+		if c.conds > 0 && ch.conds[0] != (storage.Cond{Key: lifecycle.GateKey("ann"), Rev: rev}) {
+			t.Errorf("on condition %v", ch.conds[0])
+		}
+		e.gates.Store(lifecycle.GateKey("ann"), e.revs.Next(), gate("old"))
 	}
 }
