@@ -25,6 +25,8 @@ const (
 	// After a bite there is rest for so many times as long as it took: removing takes a tenth of one connection's time, and less of it the busier the
 	// store is.
 	retireRest  = 9
+	retireHaste = 1 // rest when there are far too many: memory is bounded, whatever it costs
+	retireFar   = 10
 	retireYield = 3 * retirePeriod // a replica that has removed something so lately goes on, and the others leave it to it
 	// clockSlack is how far the clocks of NATS and of a replica may differ.
 	clockSlack       = time.Minute
@@ -79,7 +81,7 @@ func (e *Engine) Retire(ctx context.Context, now time.Time) (removed int, err er
 	if err != nil {
 		return 0, fmt.Errorf("count the runs that have ended: %w", err)
 	}
-	plan := retirePlan{excess: ended - e.cfg.MaxEnded, old: earlier(now.Add(-e.cfg.Retention), floor), floor: floor}
+	plan := retirePlan{excess: ended - e.cfg.MaxEnded, far: e.cfg.MaxEnded / retireFar, old: earlier(now.Add(-e.cfg.Retention), floor), floor: floor}
 	begun := time.Now()
 	clock := func() time.Time { return now.Add(time.Since(begun)) } // it may take many minutes
 	removed, err = e.retireEnded(ctx, &plan, clock)
@@ -99,6 +101,7 @@ func (e *Engine) yields(retired storage.Doc, now time.Time) bool {
 // retirePlan says what may go.
 type retirePlan struct {
 	excess int       // runs above the number that is kept
+	far    int       // how many of those are far too many
 	old    time.Time // what ended before has been kept for long enough
 	floor  time.Time // what ended later may come again from the stream
 }
@@ -118,6 +121,14 @@ func (p *retirePlan) bite(removed int) int {
 		return min(retireBite, p.excess-removed)
 	}
 	return retireBite
+}
+
+// rest is how many times as long as a bite took nothing is removed.
+func (p *retirePlan) rest(removed int) time.Duration {
+	if p.excess-removed > p.far {
+		return retireHaste
+	}
+	return retireRest
 }
 
 // replayFloor is the time before which everything in the stream of commands was stored that could ever be replayed.
@@ -154,7 +165,7 @@ func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, clock func()
 		select {
 		case <-ctx.Done():
 			return removed, ctx.Err()
-		case <-time.After(retireRest * time.Since(began)):
+		case <-time.After(plan.rest(removed) * time.Since(began)):
 		}
 	}
 }

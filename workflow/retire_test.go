@@ -202,6 +202,17 @@ func TestALongRemovalSaysThatItGoesOn(t *testing.T) {
 	remove(one, 5, 0, now.Add(time.Hour+2*retireYield))
 }
 
+// Removing is slow, but not while there are more and more.
+func TestRetireHurriesWhenThereAreFarTooMany(t *testing.T) {
+	t.Parallel()
+	plan := retirePlan{excess: 150, far: 100}
+	for removed, want := range map[int]time.Duration{0: retireHaste, 49: retireHaste, 50: retireRest, 150: retireRest, 10_000: retireRest} {
+		if got := plan.rest(removed); got != want {
+			t.Errorf("when %d of %d are removed, rest is %d, want %d", removed, plan.excess, got, want)
+		}
+	}
+}
+
 // One replica removes; when it is gone another one does.
 func TestRetireIsLeftToOneReplica(t *testing.T) {
 	t.Parallel()
