@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
+	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/agent"
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
@@ -174,6 +177,87 @@ func TestTicksKeepTheirTime(t *testing.T) {
 			if want := begin.Add(time.Duration(i+1) * 10 * time.Second); at.Before(want) || at.After(want.Add(grain)) {
 				t.Errorf("tick %d was kept at %s, want %s", i+1, at, want)
 			}
+		}
+	})
+}
+
+// An agent of the SDK beats for ten minutes and is called nothing but live. Then it falls silent: it is suspect and lost when as many heartbeats were missed as is
+// written, and what it held goes to another.
+func TestHeartbeatsKeepTheirTime(t *testing.T) {
+	t.Parallel()
+	const every = 20 * time.Second
+	bustest.Bubble(t, func(t *testing.T) {
+		server := bustest.Server(t)
+		b, stop := replica(t, bustest.Dial(t, server), boltStore(t), nil)
+		defer func() { _ = stop() }()
+		b.judge(t)
+		var mu sync.Mutex
+		var beats []time.Time
+		heard := func(*nats.Msg) {
+			mu.Lock()
+			defer mu.Unlock()
+			beats = append(beats, time.Now())
+		}
+		if _, err := b.conn.NC().Subscribe(event.HeartbeatSubject("doomed"), heard); err != nil {
+			t.Fatal(err)
+		}
+		b.call(t, event.KindWorkflowApply, "w", event.Raw(`{"id":"w","retry":{"attempts":0},"tasks":[{"taskId":"a","agentCapability":"c","timeoutSeconds":7200}]}`))
+		conn := bustest.Dial(t, server)
+		serve := func(id string, conn *bus.Conn, does agent.Handler) {
+			a, err := agent.New(agent.Config{
+				Conn: conn.NC(), ID: id, Version: "1", Capabilities: []string{"c"}, Heartbeat: every, DrainTimeout: time.Second, Log: slog.New(slog.DiscardHandler),
+			}, does)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			ended := make(chan struct{})
+			go func() { defer close(ended); _ = a.Run(ctx) }()
+			t.Cleanup(func() { cancel(); <-ended })
+			<-a.Ready()
+		}
+		serve("doomed", conn, func(ctx context.Context, _ *agent.Task) (any, error) {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		})
+		b.call(t, event.KindRunStart, "r", &event.RunStart{WorkflowID: "w"})
+		liveness := func() event.Liveness {
+			a, err := b.agents.Get(t.Context(), "doomed")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a.Liveness
+		}
+		for range 120 {
+			<-time.After(5 * time.Second)
+			if l := liveness(); l != event.LivenessLive && l != event.LivenessUnwatched {
+				t.Fatalf("it beats, and is %s", l)
+			}
+		}
+		conn.NC().Close()
+		mu.Lock()
+		last := beats[len(beats)-1]
+		for i := range len(beats) - 1 {
+			if gap := beats[i+1].Sub(beats[i]); gap > every+time.Millisecond || gap < every*3/4 {
+				t.Errorf("heartbeat %d came %v after the one before", i+1, gap)
+			}
+		}
+		mu.Unlock()
+		serve("spare", b.conn, func(context.Context, *agent.Task) (any, error) { return "mine", nil })
+		for _, want := range []struct {
+			is     event.Liveness
+			missed time.Duration
+		}{{event.LivenessSuspect, 2}, {event.LivenessLost, 3}} {
+			for liveness() != want.is && time.Since(last) < 5*every {
+				<-time.After(100 * time.Millisecond)
+			}
+			silence := time.Since(last)
+			if due := every*want.missed + every/4; silence < due || silence > due+2*time.Second {
+				t.Errorf("it is %s after %v of silence, want %v", want.is, silence, due)
+			}
+		}
+		if r := b.ended(t, "r"); r.State != event.RunCompleted || r.Tasks[0].AgentID != "spare" || r.Tasks[0].Attempt != 2 || time.Since(last) > 4*every {
+			t.Errorf("after %v the run is %s", time.Since(last), event.MustMarshal(r))
 		}
 	})
 }
