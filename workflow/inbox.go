@@ -14,12 +14,13 @@ import (
 	"github.com/opspawn/opscore/storage"
 )
 
-// inbox gathers what comes from other goroutines between turns. Inputs are bounded by the requests in flight, due entries by maxFired, hints by
-// maxHints.
+// inbox gathers what comes from other goroutines between turns, and what one turn finds for the next. Inputs are bounded by the requests in flight, due entries
+// and misfits by maxFired, hints by maxHints.
 type inbox struct {
 	mu      sync.Mutex
 	inputs  []*input
 	fired   map[storage.IndexOp]bool // the due entries among the inputs
+	misfits map[string]bool          // the tasks that the misfits among them are about
 	agents  map[string]bool
 	classes map[string]bool
 	signal  chan struct{}
@@ -31,7 +32,7 @@ const (
 )
 
 func (b *inbox) init() {
-	b.fired = make(map[storage.IndexOp]bool)
+	b.fired, b.misfits = make(map[storage.IndexOp]bool), make(map[string]bool)
 	b.agents, b.classes = make(map[string]bool), make(map[string]bool)
 	b.signal = make(chan struct{}, 1)
 }
@@ -54,6 +55,25 @@ func (b *inbox) fire(member string, at time.Time) {
 	}
 	b.mu.Unlock()
 	b.wakeSoon()
+}
+
+// turnAway puts a misfit into the inbox, unless one about its task waits there.
+func (b *inbox) turnAway(run string, in *Misfit) {
+	key := readyMember(run, in.TaskID)
+	b.mu.Lock()
+	if !b.misfits[key] && len(b.misfits) < maxFired {
+		b.misfits[key] = true
+		b.inputs = append(b.inputs, &input{run: run, in: in})
+	}
+	b.mu.Unlock()
+	b.wakeSoon()
+}
+
+// turnedAway reports whether a misfit about a task waits to be decided.
+func (b *inbox) turnedAway(run, task string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.misfits) > 0 && b.misfits[readyMember(run, task)]
 }
 
 func (b *inbox) hint(agents, classes []string) {
@@ -90,6 +110,9 @@ func (b *inbox) take() (inputs []*input, agents, classes []string) {
 	for _, in := range inputs {
 		if in.fired {
 			delete(b.fired, *in.timer)
+		}
+		if m, ok := in.in.(*Misfit); ok {
+			delete(b.misfits, readyMember(in.run, m.TaskID))
 		}
 	}
 	if len(b.inputs) > 0 {

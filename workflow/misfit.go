@@ -90,6 +90,9 @@ func (e *Engine) fits(ctx context.Context, v *view, c *change, t *RunTask, gate 
 	if id == "" {
 		return true, nil
 	}
+	if e.inbox.turnedAway(c.after.ID, t.ID) {
+		return false, nil // that is decided first
+	}
 	schema, err := e.schema(ctx, gate.Agent, id)
 	if schema == nil || err != nil {
 		return true, err
@@ -108,9 +111,9 @@ func (e *Engine) fits(ctx context.Context, v *view, c *change, t *RunTask, gate 
 	if err = schema.Check(in); err == nil {
 		return true, nil
 	}
-	e.inbox.add(&input{run: c.after.ID, in: &Misfit{
+	e.inbox.turnAway(c.after.ID, &Misfit{
 		TaskID: t.ID, Agent: gate.Agent, Ready: t.Ready, Unfit: Unfit{Schema: id, Why: clip(err.Error(), maxUnfitWhy)},
-	}})
+	})
 	return false, nil
 }
 

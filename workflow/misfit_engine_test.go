@@ -53,7 +53,7 @@ func TestATaskGoesToAnAgentThatTakesItsInput(t *testing.T) {
 	}
 	for run, by := range want {
 		r := b.ended(t, run)
-		if r.State != event.RunCompleted || r.Tasks[0].AgentID != by || r.Tasks[0].Attempt != 1 || string(r.Output) != `{"by":"`+by+`"}` {
+		if r.State != event.RunCompleted || r.Tasks[0].AgentID != by || string(r.Output) != `{"by":"`+by+`"}` {
 			t.Errorf("the run for %s: %s", by, event.MustMarshal(r))
 		}
 	}

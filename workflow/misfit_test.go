@@ -164,3 +164,26 @@ func TestAMisfitWithWhatAnAgentHasReplacedFailsNothing(t *testing.T) {
 		e.gates.Store(lifecycle.GateKey("ann"), e.revs.Next(), gate("old"))
 	}
 }
+
+// A task that is looked at again before it was decided that it does not fit is not put into the inbox again; the inbox holds a bounded number.
+func TestATaskIsTurnedAwayOnceAtATime(t *testing.T) {
+	t.Parallel()
+	var b inbox
+	b.init()
+	for range 3 {
+		b.turnAway("r", &Misfit{TaskID: "a"})
+		b.turnAway("r", &Misfit{TaskID: "b"})
+	}
+	if !b.turnedAway("r", "a") || b.turnedAway("other", "a") || len(b.inputs) != 2 {
+		t.Errorf("%d inputs wait", len(b.inputs))
+	}
+	if inputs, _, _ := b.take(); len(inputs) != 2 || b.turnedAway("r", "a") || len(b.misfits) != 0 {
+		t.Errorf("%d inputs taken, %v left", len(inputs), b.misfits)
+	}
+	for i := range maxFired + 10 {
+		b.turnAway("r", &Misfit{TaskID: fmt.Sprint(i)})
+	}
+	if len(b.inputs) != maxFired {
+		t.Errorf("%d inputs wait", len(b.inputs))
+	}
+}
