@@ -26,8 +26,8 @@ func (r *Run) queue() string {
 
 // beginOrWait lets a run that is started begin, or wait for its time or its turn.
 func (d *decider) beginOrWait(in *Start) {
-	if !in.Event.Deadline.IsZero() {
-		d.control().Deadline = in.Event.Deadline
+	if ends := in.Event.Ends(d.run.Created); !ends.IsZero() {
+		d.control().Deadline = ends
 	}
 	if in.Slot != "" {
 		d.control().Slot = in.Slot

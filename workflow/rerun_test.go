@@ -145,6 +145,11 @@ func TestWhatIsNotRunAgain(t *testing.T) {
 			s.now = noon.Add(time.Minute)
 			return s
 		}, command(event.KindRunRetry, nil), event.CodeNotAllowedNow, "the run was to end by 2026-03-01T12:01:00Z; start another one"},
+		{"its time, counted from its start, is over", func() *story {
+			s := ended(plain, &event.RunStart{DeadlineSeconds: 60})
+			s.now = noon.Add(time.Minute)
+			return s
+		}, command(event.KindRunRetry, nil), event.CodeNotAllowedNow, "the run was to end by 2026-03-01T12:01:00Z; start another one"},
 		{"no such task", func() *story { return ended(plain, &event.RunStart{}) }, commandAbout(event.KindRunRerun, "b"), event.CodeInvalid, `workflow "d" has no task "b"`},
 		{"an input for nobody", func() *story { return ended(plain, &event.RunStart{}) }, command(event.KindRunRerun, func(c *event.RunCommand) {
 			c.TaskID, c.Input = "ask", event.Raw(`{}`)

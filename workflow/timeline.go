@@ -184,10 +184,14 @@ func (q *Queries) History(ctx context.Context, id string) (*event.RunHistory, er
 		return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", id)
 	}
 	var run struct {
-		Moments []event.Raw `json:"moments"`
+		State   event.RunState `json:"state"`
+		Moments []event.Raw    `json:"moments"`
 	}
 	if err := event.Unmarshal(docs[0].Data, &run); err != nil {
 		return nil, fmt.Errorf("document %s: %w", docs[0].Key, err)
+	}
+	if run.State == "" { // nobody has started it, commands are kept for it
+		return nil, event.Errorf(event.CodeUnknownRun, "there is no run %q", id)
 	}
 	logged, err := q.store.Tail(ctx, timelineLog(id), timelineCap)
 	if err != nil {

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,24 @@ func TestTimelineGrowsOutOfTheRun(t *testing.T) {
 	if inline < timelineCap/2 {
 		t.Errorf("only %d of %d moments were written without the log", inline, timelineCap+50)
 	}
+}
+
+// A run that nobody has started, but for which commands are kept, has no timeline.
+func TestNoTimelineOfARunThatWasNotStarted(t *testing.T) {
+	t.Parallel()
+	store := openTestStore(t)
+	txn := storage.Txn{Rev: storage.NewRevisions().Next(), If: []storage.Cond{{Key: runKey("r")}}, Put: []storage.Put{{Key: runKey("r"), Data: (&Run{ID: "r"}).encode()}}}
+	if err := store.Commit(t.Context(), txn)[0]; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewQueries(store).History(t.Context(), "r"); !isUnknown(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func isUnknown(err error) bool {
+	var e *event.Error
+	return errors.As(err, &e) && e.Code == event.CodeUnknownRun
 }
 
 // What moves to the log while a timeline is being read is found twice, and shown once.

@@ -39,11 +39,13 @@ type startBody struct {
 	Input          event.Raw         `json:"input,omitzero" doc:"An object: the input of the first task"`
 	AgentID        string            `json:"agentId,omitzero" doc:"The agent that gets the first task"`
 	Labels         map[string]string `json:"labels,omitzero"`
-	Priority       int               `json:"priority,omitzero"`
+	Priority       int               `json:"priority,omitzero" minimum:"0" maximum:"9"`
 	IdempotencyKey string            `json:"idempotencyKey,omitzero" maxLength:"255" doc:"The same key starts the same run, once"`
 	DelaySeconds   float64           `json:"delaySeconds,omitzero" doc:"The run stays pending for so long"`
 	StartAt        time.Time         `json:"startAt,omitzero" doc:"Instead: it stays pending until then"`
 	Deadline       time.Time         `json:"deadline,omitzero" doc:"It fails unless it has ended by then"`
+
+	DeadlineSeconds float64 `json:"deadlineSeconds,omitzero" doc:"Instead: unless it has ended so long after it was started"`
 }
 
 // startInput is a request to start a run.
@@ -214,7 +216,7 @@ func (in *startInput) command(workflow string) (*event.RunStart, error) {
 	return &event.RunStart{
 		RunID: runID(body.IdempotencyKey), WorkflowID: body.WorkflowID, Version: body.Version, Definition: body.Definition, Input: body.Input,
 		AgentID: body.AgentID, Labels: body.Labels, Priority: body.Priority, IdempotencyKey: body.IdempotencyKey,
-		DelaySeconds: body.DelaySeconds, StartAt: body.StartAt, Deadline: body.Deadline,
+		DelaySeconds: body.DelaySeconds, StartAt: body.StartAt, Deadline: body.Deadline, DeadlineSeconds: body.DeadlineSeconds,
 	}, nil
 }
 

@@ -202,6 +202,10 @@ func (e *RunStart) check([]byte) *Error {
 		return Errorf(CodeInvalid, "delaySeconds must be 0 to %.0f", MaxDelay.Seconds())
 	case e.DelaySeconds > 0 && !e.StartAt.IsZero():
 		return Errorf(CodeInvalid, "delaySeconds and startAt exclude each other")
+	case e.DeadlineSeconds < 0 || e.DeadlineSeconds > MaxDelay.Seconds():
+		return Errorf(CodeInvalid, "deadlineSeconds must be 0 to %.0f", MaxDelay.Seconds())
+	case e.DeadlineSeconds > 0 && !e.Deadline.IsZero():
+		return Errorf(CodeInvalid, "deadlineSeconds and deadline exclude each other")
 	}
 	return wantObject("input", e.Input)
 }

@@ -23,6 +23,8 @@ type RunStart struct {
 	DelaySeconds   float64           `json:"delaySeconds,omitzero"` // the run stays pending for so long
 	StartAt        time.Time         `json:"startAt,omitzero"`      // instead: the run stays pending until then
 	Deadline       time.Time         `json:"deadline,omitzero"`     // the run fails unless it has ended by then; pauses count
+
+	DeadlineSeconds float64 `json:"deadlineSeconds,omitzero"` // instead: so long after it was started; a repeat says the same
 }
 
 // Begins returns when a run that was started at a time shall begin.
@@ -31,6 +33,14 @@ func (e *RunStart) Begins(started time.Time) time.Time {
 		return e.StartAt
 	}
 	return started.Add(time.Duration(e.DelaySeconds * float64(time.Second)))
+}
+
+// Ends returns by when a run that was started at a time must have ended; zero: nothing was said.
+func (e *RunStart) Ends(started time.Time) time.Time {
+	if e.DeadlineSeconds == 0 {
+		return e.Deadline
+	}
+	return started.Add(time.Duration(e.DeadlineSeconds * float64(time.Second)))
 }
 
 // RunCommand is any other command about a run. Pause and resume are level, the others are edges.

@@ -92,6 +92,8 @@ func TestRefusalsNameTheCodeAndWhatToDo(t *testing.T) {
 		{"a rerun of nothing", rerun, ``, event.CodeMalformed, "taskId is missing: want the task that the command is about"},
 		{"a rerun with a list", rerun, `{"taskId":"t","set":[]}`, event.CodeMalformed, "/set must be an object, not an array"},
 		{"a delay without end", start, `{"workflowId":"w","delaySeconds":1e9}`, event.CodeInvalid, "delaySeconds must be 0 to 31622400"},
+		{"a deadline in the past", start, `{"workflowId":"w","deadlineSeconds":-1}`, event.CodeInvalid, "deadlineSeconds must be 0 to 31622400"},
+		{"two deadlines", start, `{"workflowId":"w","deadlineSeconds":1,"deadline":"2026-03-01T13:00:00Z"}`, event.CodeInvalid, "deadlineSeconds and deadline exclude"},
 		{"a payload that is large", signal, `{"name":"n","payload":"` + strings.Repeat("x", event.MaxSignal) + `"}`, event.CodeTooLarge, "payload has 65538 bytes, at most 65536 are allowed"},
 
 		{"agentName a number", register, strings.Replace(goodRegister, `"a"`, `7`, 1), event.CodeMalformed, "/agentName must be a string, not a number"},

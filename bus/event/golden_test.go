@@ -68,6 +68,7 @@ func goldens() []golden {
 		command("run-reject", event.KindRunReject, run),
 		command("run-start-later", event.KindRunStart, run),
 		command("run-start-at", event.KindRunStart, run),
+		command("run-start-within", event.KindRunStart, run),
 		command("workflow-pause", event.KindWorkflowPause, "digest"),
 		command("workflow-resume", event.KindWorkflowResume, "digest"),
 		command("agent-cordon", event.KindAgentCordon, goldenAgent),

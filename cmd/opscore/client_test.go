@@ -156,6 +156,24 @@ func TestStartIsRepeatedUnderOneKey(t *testing.T) {
 	}
 }
 
+// TestTheSameCommandStartsTheSameRun lets a script repeat a command with its key: a body that is another each time would be refused.
+func TestTheSameCommandStartsTheSameRun(t *testing.T) {
+	t.Parallel()
+	rec := &recorder{next: write(`{"runId":"r-1","workflowId":"report","workflowVersion":"v","state":"running"}`)}
+	p := newProgram(t, rec)
+	for range 2 {
+		if got := p.run("run", "start", "report", "--idempotency-key", "k", "--priority", "3", "--delay", "2s", "--deadline", "90s"); got.code != exitOK {
+			t.Fatalf("%+v", got)
+		}
+	}
+	for i, r := range rec.requests(t) {
+		const body = `{"workflowId":"report","priority":3,"delaySeconds":2,"deadlineSeconds":90}`
+		if key := r.Header.Get("Idempotency-Key"); key != "k" || !sameJSON(t, r.body, body) {
+			t.Errorf("request %d has the key %q and the body %s", i+1, key, r.body)
+		}
+	}
+}
+
 // TestOtherPostsAreSentOnce does not repeat what might be done twice.
 func TestOtherPostsAreSentOnce(t *testing.T) {
 	t.Parallel()

@@ -140,9 +140,9 @@ type startRequest struct {
 	AgentID    string            `json:"agentId,omitzero"`
 	Labels     map[string]string `json:"labels,omitzero"`
 
-	Priority     int       `json:"priority,omitzero"`
-	DelaySeconds float64   `json:"delaySeconds,omitzero"`
-	Deadline     time.Time `json:"deadline,omitzero"`
+	Priority        int     `json:"priority,omitzero"`
+	DelaySeconds    float64 `json:"delaySeconds,omitzero"`
+	DeadlineSeconds float64 `json:"deadlineSeconds,omitzero"` // and not a time: the same command with the same key says the same
 }
 
 // startedRun is the answer to a start.
@@ -161,9 +161,8 @@ func (r *startedRun) show(p *sheet) {
 
 // startRun starts a run, and with --wait follows it to its end.
 func (a *app) startRun(ctx context.Context, c *client, workflowID string, o *startOptions) error {
-	body := startRequest{WorkflowID: workflowID, AgentID: o.agent, Priority: o.priority, DelaySeconds: o.delay.Seconds()}
-	if o.within > 0 {
-		body.Deadline = time.Now().Add(o.within).UTC()
+	body := startRequest{
+		WorkflowID: workflowID, AgentID: o.agent, Priority: o.priority, DelaySeconds: o.delay.Seconds(), DeadlineSeconds: o.within.Seconds(),
 	}
 	var err error
 	if body.Input, err = a.runInput(o.input); err != nil {
