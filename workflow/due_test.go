@@ -1,14 +1,79 @@
 package workflow
 
 import (
+	"context"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
 	"github.com/opspawn/opscore/storage"
 )
+
+// slow is a store whose first write waits until it is let go.
+type slow struct {
+	storage.Store
+	once    sync.Once
+	entered chan struct{}
+	letGo   chan struct{}
+}
+
+func (s *slow) Commit(ctx context.Context, txns ...storage.Txn) []error {
+	s.once.Do(func() {
+		close(s.entered)
+		<-s.letGo
+	})
+	return s.Store.Commit(ctx, txns...)
+}
+
+// A decision that needs an output which an earlier one has written, but which has not reached the store, finds it.
+func TestADecisionFindsWhatIsOnItsWayToTheStore(t *testing.T) {
+	t.Parallel()
+	def, err := Parse(event.Raw(`{"id":"w","tasks":[{"taskId":"a","agentCapability":"c"},{"taskId":"b","agentCapability":"c"},
+		{"taskId":"j","agentCapability":"none","dependsOn":["a","b"],"when":"tasks.a.output.pad.size() > 1000"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := func(id string) RunTask {
+		return RunTask{ID: id, State: event.TaskRunning, Attempt: 1, Agent: "ann", Token: id, Assigned: noon, Started: noon, Lease: noon.Add(time.Hour), Look: noon.Add(time.Hour)}
+	}
+	run := &Run{
+		Version: 3, ID: runID, Workflow: "w", DefVersion: "v", State: event.RunRunning, Created: noon, Total: 3, Tasks: []RunTask{task("a"), task("b")},
+	}
+	d := onDuty(t, map[storage.Key]any{runKey(runID): run, versionKey("w", "v"): def})
+	s := &slow{Store: d.store, entered: make(chan struct{}), letGo: make(chan struct{})}
+	d.cfg.Store = s
+	results := make(chan error, 2)
+	report := func(id string, seq uint64, output event.Raw) {
+		m := &bus.Msg{Subject: event.AgentSubject(event.VerbResult, "ann"), Stream: event.StreamWork, Seq: seq, Time: noon, Delivered: 1}
+		m.Data = event.MustMarshal(&event.Result{AttemptRef: event.AttemptRef{RunID: runID, TaskID: id, Attempt: 1, Token: id}, Status: event.StatusCompleted, Output: output})
+		go func() { results <- d.Handle(context.Background(), []*bus.Msg{m}) }()
+	}
+	report("a", 1, event.Raw(`{"pad":`+big(2*inlineOutput)+`}`))
+	<-s.entered
+	report("b", 2, event.Raw(`1`))
+	bustest.Eventually(t, "the second is decided", func() bool {
+		c, ok := d.runs.Load(runKey(runID))
+		return ok && c.Value.Find("b").State == event.TaskCompleted
+	})
+	close(s.letGo)
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	docs, err := d.store.Get(t.Context(), runKey(runID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after Run
+	if err := event.Unmarshal(docs[0].Data, &after); err != nil || after.Find("j") == nil || after.Find("j").State != event.TaskReady {
+		t.Errorf("%v: %s", err, docs[0].Data)
+	}
+}
 
 // duty is an engine that does only what a test tells it to, and its store.
 type duty struct {

@@ -40,7 +40,7 @@ func playScene(t *testing.T, seed uint64) {
 	defer s.close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	for id, def := range map[string]event.Raw{"inner": event.Raw(innerDefinition), sc.def.ID: event.MustMarshal(sc.def)} {
+	for id, def := range map[string]event.Raw{"inner": event.Raw(fmt.Sprintf(innerDefinition, sc.inner)), sc.def.ID: event.MustMarshal(sc.def)} {
 		m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
 		m.Data = def
 		if o, _, err := s.conn.Call(ctx, m); err != nil || !o.OK {
@@ -194,6 +194,11 @@ func (s *stage) settles(ctx context.Context) {
 		for agent, g := range s.watch.gates {
 			for _, h := range g.Held {
 				what = append(what, "held on "+agent+": "+attemptName(h.RunID, h.TaskID, h.Attempt))
+			}
+		}
+		for id, l := range s.watch.limit {
+			if !l.idle() {
+				what = append(what, fmt.Sprintf("limiter %s: %s", id, event.MustMarshal(l)))
 			}
 		}
 		for id, r := range s.watch.runs {

@@ -16,13 +16,14 @@ type scene struct {
 	signals map[string]bool    // by task: whether somebody sends it
 	words   map[string]string  // by approval: what a person says, empty for nothing
 	outputs map[string]any     // by task, where it follows from the definition: what it brings when it completes
+	inner   int                // how many inner workflows go on at the same time
 	failing map[string][]bool  // by forEach: which of its items fail
 	seats   map[string]int     // by agent: slots
 	risks   map[string]float64 // by mishap: how likely it is
 }
 
-// innerDefinition is the workflow that runs inside of others.
-const innerDefinition = `{"id":"inner","output":{"n":"${{ tasks.b.output.n }}"},"tasks":[
+// innerDefinition is the workflow that runs inside of others, at most so many times at the same time.
+const innerDefinition = `{"id":"inner","concurrency":{"max":%d},"output":{"n":"${{ tasks.b.output.n }}"},"tasks":[
 	{"taskId":"a","agentCapability":"c","parameters":{"as":"good","n":1},"retry":{"attempts":50,"initialSeconds":0.1,"maxSeconds":0.2},"timeoutSeconds":3},
 	{"taskId":"b","agentCapability":"c","dependsOn":["a"],"parameters":{"as":"${{ input.as }}","n":"${{ input.n }}"},
 		"retry":{"attempts":50,"initialSeconds":0.1,"maxSeconds":0.2,"nonRetryable":["final"]},"timeoutSeconds":3}]}`
@@ -47,6 +48,7 @@ func scenes() *rapid.Generator[*scene] {
 			plot: p, input: make(map[string]any), signals: make(map[string]bool), words: make(map[string]string),
 			outputs: make(map[string]any), failing: make(map[string][]bool), seats: make(map[string]int), risks: make(map[string]float64),
 		}
+		s.inner = rapid.IntRange(1, 4).Draw(t, "inner ones")
 		def := &Definition{ID: "def"}
 		order := ids(rapid.IntRange(2, 7).Draw(t, "tasks"))
 		for i, id := range order {
@@ -182,8 +184,12 @@ func (s *scene) eachBody(t *rapid.T, task *Task) {
 	if items == nil {
 		s.input[id] = []any{}
 	}
-	task.Parameters = event.Raw(`{"as":"${{ item.as }}","n":"${{ item.n }}"}`)
-	task.Retry, task.TimeoutSeconds = patient, 3
+	input := event.Raw(`{"as":"${{ item.as }}","n":"${{ item.n }}"}`)
+	if rapid.IntRange(0, 2).Draw(t, "inner") == 0 {
+		task.AgentCapability, task.Workflow = "", &SubWorkflow{ID: "inner", Input: input}
+	} else {
+		task.Parameters, task.Retry, task.TimeoutSeconds = input, patient, 3
+	}
 	task.ForEach = &ForEach{Items: "input." + id, MaxParallel: rapid.IntRange(0, 4).Draw(t, "parallel")}
 	tolerated := 0
 	switch rapid.IntRange(0, 2).Draw(t, "policy") {

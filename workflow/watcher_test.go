@@ -19,11 +19,13 @@ type watcher struct {
 	gates map[string]*lifecycle.Gate
 	held  map[string]string // by attempt: agents that were ever given it
 	ended map[string][]string
+	limit map[string]*limiter
 }
 
 func newWatcher(t *testing.T) *watcher {
 	return &watcher{
 		t: t, runs: make(map[string]*Run), gates: make(map[string]*lifecycle.Gate), held: make(map[string]string), ended: make(map[string][]string),
+		limit: make(map[string]*limiter),
 	}
 }
 
@@ -46,7 +48,17 @@ func (w *watcher) commit(store storage.Store, txns []storage.Txn) []error {
 			if id, is := strings.CutPrefix(string(put.Key), "gate/"); is {
 				w.gate(id, put.Data)
 			}
+			if id, is := strings.CutPrefix(string(put.Key), "limit/"); is {
+				w.limit[id] = new(limiter)
+				if err := event.Unmarshal(put.Data, w.limit[id]); err != nil {
+					w.t.Errorf("limiter %s was written as %s: %v", id, put.Data, err)
+				}
+			}
 		}
+		for _, key := range txns[i].Delete {
+			delete(w.limit, strings.TrimPrefix(string(key), "limit/"))
+		}
+		w.limits()
 	}
 	return errs
 }
@@ -76,6 +88,9 @@ func (w *watcher) run(id string, data []byte) {
 		if t.Attempt < old.Attempt {
 			w.t.Errorf("task %s of run %s: attempt %d follows on %d", t.ID, id, t.Attempt, old.Attempt)
 		}
+		if t.held() && t.Attempt > old.Attempt && before.State == event.RunPaused && after.State == event.RunPaused {
+			w.t.Errorf("attempt %d of %s was given to %s while run %s was paused", t.Attempt, t.ID, t.Agent, id)
+		}
 		if t.State == event.TaskCompleted && old.State != event.TaskCompleted {
 			w.completed(id, t.ID)
 		}
@@ -102,6 +117,21 @@ func (w *watcher) completed(run, task string) {
 		}
 	}
 	w.ended[run] = append(w.ended[run], task)
+}
+
+// limits compares the limiters with the runs that have a place in them.
+func (w *watcher) limits() {
+	for id, l := range w.limit {
+		holds := 0
+		for _, r := range w.runs {
+			if r.Holds() == id {
+				holds++
+			}
+		}
+		if l.Active != holds || holds > l.Max {
+			w.t.Errorf("limiter %s counts %d of %d, and %d runs have a place", id, l.Active, l.Max, holds)
+		}
+	}
 }
 
 func (w *watcher) gate(agent string, data []byte) {
