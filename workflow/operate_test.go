@@ -173,6 +173,10 @@ func TestAnAgentThatFailsItsTasksGetsNoMore(t *testing.T) {
 		t.Fatalf("after five failures: %+v, %v", a, err)
 	}
 	b.failing(t, "good", 0, "work")
+	bustest.Eventually(t, "the good one is known to be free", func() bool { // before, nobody but the bad one could take a task
+		a, err := b.agents.Get(t.Context(), "good")
+		return err == nil && a.Available
+	})
 	for range 20 {
 		if r := b.ended(t, b.begin(t, def.ID)); r.State != event.RunCompleted {
 			t.Fatalf("%s", event.MustMarshal(r))
