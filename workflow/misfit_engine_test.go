@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -187,5 +188,52 @@ func TestAnAttemptIsHeldToTheSchemaOfItsAssignment(t *testing.T) {
 	}
 	if o := result(&second, `{"v":"x"}`); o.OK || o.Error.Code != event.CodeStaleAttempt {
 		t.Errorf("another word about it: %+v", o)
+	}
+}
+
+// reader counts how often the schemas of agents are read.
+type reader struct {
+	storage.Store
+	schemas atomic.Int64
+}
+
+func (r *reader) Get(ctx context.Context, keys ...storage.Key) ([]storage.Doc, error) {
+	for _, k := range keys {
+		if strings.HasPrefix(string(k), "agent-schemas/") {
+			r.schemas.Add(1)
+		}
+	}
+	return r.Store.Get(ctx, keys...)
+}
+
+// Runs on agents that have registered no schemas read none; on others each schema is read once, however many runs and agents there are.
+func TestSchemasAreReadOnce(t *testing.T) {
+	t.Parallel()
+	store := &reader{Store: boltStore(t)}
+	b, stop := replica(t, bustest.Conn(t), store, nil)
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	work := func(context.Context, map[string]any, *agent.Task) (any, error) { return map[string]any{"v": 1}, nil }
+	b.employ(t, agent.Config{ID: "free", Capabilities: []string{"free"}}, work)
+	for _, id := range []string{"typed-1", "typed-2"} {
+		b.employ(t, agent.Config{ID: id, Capabilities: []string{"typed"}, CapabilitySchemas: schemas("typed", takesText, takesNumber)}, work)
+	}
+	registered := store.schemas.Load() // by lifecycle, which adds to them
+	for _, c := range []struct {
+		capability string
+		reads      int64
+	}{{"free", 0}, {"typed", 2}} {
+		b.call(t, event.KindWorkflowApply, c.capability, sequence(c.capability, c.capability))
+		for range 20 {
+			if r := b.ended(t, b.launch(t, c.capability, `{"v":"x"}`)); r.State != event.RunCompleted {
+				t.Errorf("%s", event.MustMarshal(r))
+			}
+		}
+		if got := store.schemas.Load() - registered; got != c.reads {
+			t.Errorf("20 runs on agents of capability %s read schemas %d times, want %d", c.capability, got, c.reads)
+		}
 	}
 }
