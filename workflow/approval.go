@@ -67,6 +67,8 @@ func (d *decider) approval(c *event.RunCommand) {
 		d.refuse(event.CodeInvalid, "workflow %q has no task %q", d.def.ID, c.TaskID)
 	case t.Approval == nil:
 		d.refuse(event.CodeInvalid, "task %q is not an approval", c.TaskID)
+	case d.def.kind(t) == nodeChildren:
+		d.refuse(event.CodeInvalid, "task %q is decided each time for itself, in runs of its own; name one of those that run %q has started", c.TaskID, d.run.ID)
 	case rt != nil && rt.Word != "" && rt.State.Final():
 		if rt.Word != word {
 			d.refuse(event.CodeConflict, "task %q was decided before: %s", c.TaskID, rt.Word)

@@ -179,6 +179,12 @@ func (c *checker) definition() {
 	}
 }
 
+// inside is what the templates of a task may refer to that are looked at each time that it does something.
+func (c *checker) inside(i int) reach {
+	t := &c.d.Tasks[i]
+	return reach{task: i, item: t.ForEach != nil, index: t.ForEach != nil || t.Loop != nil, last: t.Loop != nil}
+}
+
 // taken are ids that look as if they named an item of a forEach, or what undoes a task.
 var taken = regexp.MustCompile(`\[\d+\]$|` + undoSuffix + `$`)
 
@@ -193,7 +199,7 @@ func (c *checker) task(i int) {
 	c.repeats(i)
 	c.waits(i)
 	c.failure(i)
-	inside := reach{task: i, item: t.ForEach != nil, index: t.ForEach != nil || t.Loop != nil, last: t.Loop != nil}
+	inside := c.inside(i)
 	c.template(at+".parameters", "parameters", t.Parameters, inside)
 	if t.When != "" {
 		c.expression(at+".when", "when", t.When, kindBool, reach{task: i})

@@ -111,7 +111,7 @@ func (c *checker) mistakes(path, name string, err error) {
 // refs checks that what an expression refers to is there when it is evaluated.
 func (c *checker) refs(path, name string, refs expr.Refs, r reach) {
 	if refs.Item && !r.item {
-		c.add(path, "%s refers to item, which is there only in the parameters and the workflow.input of a task with forEach", name)
+		c.add(path, "%s refers to item, which is there only in what a task with forEach is given: its parameters, workflow.input, wait.until and approval.message", name)
 	}
 	if refs.Index && !r.index {
 		c.add(path, "%s refers to index, which is there only in a task with forEach or loop", name)

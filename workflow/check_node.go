@@ -36,10 +36,7 @@ func (c *checker) body(i int) {
 		c.add(at, "a task has forEach or loop, not both; put one of them into a workflow of its own")
 	}
 	if repeats && len(bodies) == 0 {
-		c.add(at, "forEach and loop repeat what an agent or a workflow does; this task says neither")
-	}
-	if repeats && (t.Wait != nil || t.Signal != nil || t.Approval != nil) {
-		c.add(at, "forEach and loop repeat what an agent or a workflow does; put %s into a workflow of its own", bodies[0])
+		c.add(at, "forEach and loop repeat what a task does; this one does nothing")
 	}
 	if t.Select != nil {
 		c.selects(i, at+".select", t.Select)
@@ -144,7 +141,7 @@ func (c *checker) waits(i int) {
 	if w := t.Wait; w != nil {
 		checkSeconds(at+".wait", "seconds", w.Seconds, c.add)
 		if w.Until != "" {
-			c.expression(at+".wait.until", "wait.until", w.Until, kindTime, reach{task: i})
+			c.expression(at+".wait.until", "wait.until", w.Until, kindTime, c.inside(i))
 		}
 		if (w.Seconds != 0) == (w.Until != "") {
 			c.add(at+".wait", "wait must have seconds or until")
@@ -155,6 +152,8 @@ func (c *checker) waits(i int) {
 			c.add(at+".signal.name", "signal.name is missing")
 		} else if len(s.Name) > event.MaxName {
 			c.add(at+".signal.name", "signal.name has %d bytes, at most %d are allowed", len(s.Name), event.MaxName)
+		} else if strings.Contains(s.Name, "${{") {
+			c.add(at+".signal.name", "signal.name is no template: of a forEach each item waits in a run of its own, so one name is enough")
 		}
 		checkSeconds(at+".signal", "timeoutSeconds", s.TimeoutSeconds, c.add)
 		c.schema(at+".signal.schema", "signal.schema", s.Schema)
@@ -167,7 +166,7 @@ func (c *checker) waits(i int) {
 			c.add(at+".approval.onTimeout", "approval.onTimeout needs timeoutSeconds")
 		}
 		if strings.Contains(a.Message, "${{") {
-			c.template(at+".approval.message", "approval.message", event.MustMarshal(a.Message), reach{task: i})
+			c.template(at+".approval.message", "approval.message", event.MustMarshal(a.Message), c.inside(i))
 		}
 	}
 }

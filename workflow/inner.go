@@ -21,6 +21,13 @@ func (d *Definition) only(taskID string) *Definition {
 	body.ForEach, body.Loop = nil, nil
 	body.DependsOn, body.Join, body.When, body.Switch, body.NextTaskID, body.Compensate = nil, nil, "", nil, nil, nil
 	body.Parameters = nil // the run's input holds them
+	if w := t.Wait; w != nil && w.Until != "" {
+		body.Wait = &Wait{Until: "input.until"}
+	}
+	if a := t.Approval; a != nil && mayCompute(event.Raw(a.Message)) {
+		asked := *a
+		asked.Message, body.Approval = "${{ input.message }}", &asked
+	}
 	if w := t.Workflow; w != nil {
 		body.Workflow = &SubWorkflow{ID: w.ID, Version: w.Version, Input: event.Raw(`"${{ input }}"`)}
 	}
@@ -36,6 +43,31 @@ func (d *Definition) only(taskID string) *Definition {
 	one.Tasks, one.index = []Task{body}, map[string]int{taskID: 0}
 	one.compile()
 	return &one
+}
+
+// source is the template of what the children of a task are given, nil if that is what they have by default. Of a wait and of an approval it holds what their runs could not
+// compute themselves, since they know neither the run that they are a part of nor what is special about them.
+func (t *Task) source() event.Raw {
+	computed := make(map[string]string, 4)
+	switch {
+	case t.Workflow != nil:
+		return t.Workflow.Input
+	case t.Wait != nil && t.Wait.Until != "":
+		computed["until"] = "${{ " + t.Wait.Until + " }}"
+	case t.Approval != nil && mayCompute(event.Raw(t.Approval.Message)):
+		computed["message"] = t.Approval.Message
+	case t.Wait != nil || t.Signal != nil || t.Approval != nil:
+		return nil
+	default:
+		return t.Parameters
+	}
+	computed["index"] = "${{ index }}"
+	if t.ForEach != nil {
+		computed["item"] = "${{ item }}"
+	} else {
+		computed["output"] = "${{ output }}"
+	}
+	return event.MustMarshal(computed)
 }
 
 // childFailed ends a round of a loop, or of a workflow inside of this one, that has failed. The workflow is run again, as another run, if the task says how often.

@@ -230,9 +230,7 @@ func header(r *Run) *event.Run {
 		ended := r.Ended.UTC()
 		s.EndedAt = &ended
 	}
-	if p := r.Parent; p != nil {
-		s.Parent = &event.RunParent{RunID: p.Run, TaskID: p.Task, Index: p.Index}
-	}
+	s.Parent = shownParent(r.Parent)
 	if ctl := r.Control; ctl != nil {
 		s.PausedAt, s.Deadline, s.Reruns = shownTime(ctl.Paused), shownTime(ctl.Deadline), ctl.Reruns
 		if r.pending() {
@@ -240,6 +238,14 @@ func header(r *Run) *event.Run {
 		}
 	}
 	return s
+}
+
+// shownParent is a run's place in another one as it is shown, nil for none.
+func shownParent(p *ParentRef) *event.RunParent {
+	if p == nil {
+		return nil
+	}
+	return &event.RunParent{RunID: p.Run, TaskID: p.Task, Index: p.Index}
 }
 
 func show(ctx context.Context, store storage.Store, r *Run, def *Definition) (*event.Run, error) {

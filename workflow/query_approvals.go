@@ -46,7 +46,7 @@ func (q *Queries) Approvals(ctx context.Context, cursor string, limit int) (even
 		}
 		page.Items = append(page.Items, event.Approval{
 			RunID: r.ID, TaskID: t.ID, WorkflowID: r.Workflow, Message: t.Message, Since: t.Started.UTC(), Until: shownTime(t.Until),
-			Paused: r.State == event.RunPaused,
+			Paused: r.State == event.RunPaused, Parent: shownParent(r.Parent),
 		})
 	}
 	if len(entries) == limit {

@@ -58,11 +58,7 @@ func (e *Engine) plan(ctx context.Context, v *view, c *change, t *Task, round in
 	if p, ok := e.plans.load(key); ok {
 		return p, nil
 	}
-	source := t.Parameters
-	if t.Workflow != nil {
-		source = t.Workflow.Input
-	}
-	p := new(plan)
+	source, p := t.source(), new(plan)
 	var refs expr.Refs
 	if len(source) > 0 && source.Kind() != 'n' {
 		var err error

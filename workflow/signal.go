@@ -88,13 +88,17 @@ func (d *Definition) takes(name string, payload event.Raw) *event.Error {
 	var why *event.Error
 	for i := range d.Tasks {
 		s := d.Tasks[i].Signal
-		if s == nil {
+		switch {
+		case s == nil:
 			continue
-		}
-		if s.Name != name {
+		case s.Name != name:
 			if !slices.Contains(names, s.Name) {
 				names = append(names, s.Name)
 			}
+			continue
+		case d.kind(&d.Tasks[i]) == nodeChildren:
+			why = event.Errorf(event.CodeInvalid, "task %q waits for signal %q each time for itself, in runs of its own; send it to one of those that the run has started",
+				d.Tasks[i].TaskID, name)
 			continue
 		}
 		if why = d.fits(s, payload); why == nil {

@@ -66,13 +66,14 @@ func (e *Engine) spawn(ctx context.Context, v *view, c *change) ([]*change, erro
 	children := make([]*change, 0, len(c.spawn))
 	for _, s := range c.spawn {
 		id := childID(c.after.ID, s.TaskID, s.Round, s.Index)
-		if there := v.runs[id].val; there != nil {
+		there := v.runs[id].val
+		if there.exists() {
 			if err := e.meet(ctx, v, c, s, there); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		child := &change{run: v.runs[id]}
+		child := &change{run: v.runs[id], before: there, after: there} // a stub, if commands have come before it
 		start, err := e.childStart(ctx, v, c, child, s)
 		if err != nil {
 			return nil, err
@@ -84,6 +85,11 @@ func (e *Engine) spawn(ctx context.Context, v *view, c *change) ([]*change, erro
 		}
 		if err := e.take(ctx, v, child, in, start, d); err != nil {
 			return nil, err
+		}
+		if there.stub() {
+			if err := e.absorb(ctx, v, child, there); err != nil {
+				return nil, err
+			}
 		}
 		if err := e.countSlots(ctx, v, child); err != nil {
 			return nil, err

@@ -31,7 +31,8 @@ func Warnings(raw event.Raw) Problems {
 	d.unreached(add)
 	for i := range d.Tasks {
 		t, at := &d.Tasks[i], taskPath(i)
-		if d.graph() && d.kind(t) == nodePass && len(t.Parameters) > 0 && t.Parameters.Kind() != 'n' {
+		none := d.graph() && d.kind(t) == nodePass || t.Wait != nil || t.Signal != nil || t.Approval != nil
+		if none && len(t.Parameters) > 0 && t.Parameters.Kind() != 'n' {
 			add(at+".parameters", "nothing takes these parameters: the task has no agentCapability, agentId, select or workflow")
 		}
 		if t.Workflow != nil && t.Workflow.ID == d.ID {

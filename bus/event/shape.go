@@ -117,6 +117,7 @@ type Approval struct {
 	Since      time.Time  `json:"since"`
 	Until      *time.Time `json:"until,omitzero"` // when it is decided without a person
 	Paused     bool       `json:"paused,omitzero"`
+	Parent     *RunParent `json:"parent,omitzero"` // of a run that another one has started: where it stands there
 }
 
 // Children counts the runs that a task of a run has started: one for each item of a forEach, each time of a loop, or a workflow.
