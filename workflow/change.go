@@ -162,6 +162,9 @@ func (o *indexOps) run(before, after *Run) {
 			}
 		}
 	}
+	if at := asksTurned(before, after); !at.IsZero() {
+		o.add(dueIndex, timer(timerAsks, after.ID), at)
+	}
 	if after.State.Final() && (!before.State.Final() || after.Parent == nil) { // each that changes it has a version of its own
 		o.add(dueIndex, endTimer(after), after.Ended.Add(AskAgain))
 		if after.Parent == nil {

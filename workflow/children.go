@@ -42,6 +42,7 @@ type ParentRef struct {
 	Born  time.Time `json:"born"`           // when the first of its ancestors was created
 	Only  string    `json:"only,omitzero"`  // the one task of the definition that it runs: what the task with forEach or loop does each time
 	Depth int       `json:"depth,omitzero"` // how many runs it is inside of
+	Clock bool      `json:"clock,omitzero"` // a run that it is inside of has a time limit, whose clock stands while this one waits for people
 
 	Previous *event.TaskError `json:"previous,omitzero"` // of the workflow inside of another: how it ended the last time that the task was tried
 }
@@ -66,6 +67,7 @@ type Children struct {
 	Failed int              `json:"failed,omitzero"`
 	Error  *event.TaskError `json:"error,omitzero"` // of the first that failed
 	Again  bool             `json:"again,omitzero"` // of a loop: its condition holds
+	Asks   []int            `json:"asks,omitzero"`  // those that wait for people, of a run with a time limit
 	Past   []round          `json:"past,omitzero"`  // the rounds before, for those who list and remove their children
 }
 
@@ -264,7 +266,7 @@ func (d *decider) parent(taskID string, round int) (*Task, *RunTask) {
 // change returns the task's children for changing: the document that was decided on is never changed.
 func (d *decider) changeKids(rt *RunTask) *Children {
 	k := *rt.Kids
-	k.Active = slices.Clone(k.Active)
+	k.Active, k.Asks = slices.Clone(k.Active), slices.Clone(k.Asks)
 	rt.Kids = &k
 	d.changed = true
 	return &k
@@ -348,6 +350,7 @@ func (d *decider) childEnded(in *ChildEnded) {
 	}
 	k := d.changeKids(rt)
 	k.Active = slices.Delete(k.Active, i, i+1)
+	k.Asks = slices.DeleteFunc(k.Asks, func(index int) bool { return index == in.Index })
 	d.out.Cause = "children"
 	if in.Error == nil {
 		k.Done++
@@ -426,6 +429,8 @@ func (d *decider) children(in Input) {
 		d.joined(in)
 	case *Held:
 		d.held(in)
+	case *ChildAsks:
+		d.childAsks(in)
 	case *Orphaned:
 		d.orphaned(in)
 	}

@@ -1,7 +1,6 @@
 package workflow
 
 import (
-	"slices"
 	"time"
 
 	"github.com/opspawn/opscore/bus/event"
@@ -147,39 +146,4 @@ func (d *decider) lookAgain(t *RunTask, at time.Time) {
 func (d *decider) giveUp(t *RunTask, code, message string) {
 	d.slot(t, SlotDrain).Failed = true
 	d.fail(t, &event.TaskError{Code: code, Message: message})
-}
-
-// Asks is how long a run has waited for people: that is none of its time.
-type Asks struct {
-	Since time.Time `json:"since,omitzero"` // zero while it waits for nobody
-	Ms    int64     `json:"ms,omitzero"`    // before that
-}
-
-func (a *Asks) open() bool { return a != nil && !a.Since.IsZero() }
-
-func (a *Asks) lasted() time.Duration {
-	if a == nil {
-		return 0
-	}
-	return time.Duration(a.Ms) * time.Millisecond
-}
-
-// askClock lets the clock of the whole run stand while an approval is open, and go on when none is. A pause counts for itself.
-func (d *decider) askClock() {
-	r := d.run
-	if d.def.RunTimeoutSeconds == 0 || r.State.Final() || r.Undoing != nil {
-		return
-	}
-	asks := r.State == event.RunRunning && slices.ContainsFunc(r.Tasks, func(t RunTask) bool { return t.asks() })
-	if asks == r.Asks.open() {
-		return
-	}
-	next := &Asks{Ms: r.Asks.lasted().Milliseconds()}
-	if asks {
-		next.Since = d.at.Now
-	} else {
-		next.Ms += d.at.Now.Sub(r.Asks.Since).Milliseconds()
-	}
-	r.Asks = next
-	d.armRun()
 }

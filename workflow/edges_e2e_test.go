@@ -15,6 +15,7 @@ import (
 	"github.com/opspawn/opscore/bus/agent"
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
+	"github.com/opspawn/opscore/lifecycle"
 	"github.com/opspawn/opscore/storage"
 	"github.com/opspawn/opscore/storage/redisstore"
 	"github.com/opspawn/opscore/storage/storagetest"
@@ -546,4 +547,49 @@ func TestASignalAndAWaitOfEachItem(t *testing.T) {
 			t.Errorf("item %d of the wait ended %s too early", child.Parent.Index, early)
 		}
 	}
+}
+
+// The time that a run has does not go by while somebody is asked in a run of a run that it has started.
+func TestAnApprovalDeepInsideStopsTheClock(t *testing.T) {
+	t.Parallel()
+	b := setupRedis(t, 2)
+	b.define(t, `{"id":"inner","tasks":[{"taskId":"check","forEach":{"items":"[1,2]"},"approval":{}}]}`)
+	b.define(t, `{"id":"outer","runTimeoutSeconds":600,"tasks":[{"taskId":"sub","workflow":{"id":"inner"}},{"taskId":"go","dependsOn":["sub"],"signal":{"name":"go"}}]}`)
+	run := b.launch(t, "outer", `{}`)
+	var list []event.Approval
+	bustest.Eventually(t, "two approvals wait", func() bool {
+		page, err := b.runs.Approvals(t.Context(), "", 10)
+		list = page.Items
+		return err == nil && len(list) == 2
+	})
+	limit := func() (at *time.Time) { // when the run fails unless it has ended
+		docs, err := b.store.Get(t.Context(), storage.Key("run/"+run))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r struct {
+			Look *time.Time `json:"look"`
+		}
+		if err := event.Unmarshal(docs[0].Data, &r); err != nil {
+			t.Fatal(err)
+		}
+		return r.Look
+	}
+	bustest.Eventually(t, "the clock of the run stands", func() bool { return limit() == nil })
+	b.call(t, event.KindRunApprove, list[0].RunID, &event.RunCommand{TaskID: "check"})
+	b.ended(t, list[0].RunID)
+	if limit() != nil {
+		t.Error("the clock goes on although somebody is still asked")
+	}
+	b.call(t, event.KindRunApprove, list[1].RunID, &event.RunCommand{TaskID: "check"})
+	b.until(t, run, waits("go"))
+	if at := limit(); at == nil { // for a signal it waits in its own time
+		t.Error("the clock does not go on")
+	}
+	b.call(t, event.KindRunSignal, run, &event.RunCommand{Name: "go"})
+	b.ended(t, run)
+	bustest.Eventually(t, "nothing is due any more", func() bool {
+		due, err := b.store.Range(t.Context(), lifecycle.HandBack, storage.Cursor{}, storage.MaxScore, 10)
+		return err == nil && len(due) == 0
+	})
 }

@@ -177,7 +177,11 @@ func (e *Engine) fold(ctx context.Context, v *view, inputs []*input, dispatching
 		return nil
 	}
 	for _, in := range inputs {
-		if _, ok := in.in.(*ChildEnded); ok && in.timer != nil { // taken in with this change, or before it
+		if in.timer == nil {
+			continue
+		}
+		switch in.in.(type) {
+		case *ChildEnded, *ChildAsks: // taken in with this change, or before it
 			c.remove = append(c.remove, *in.timer)
 		}
 	}
@@ -296,12 +300,9 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 			}
 		}
 	}
-	switch what.(type) {
-	case *Tick, *Begin:
-		var err error
-		if what, err = e.beginning(ctx, v, c, what); err != nil {
-			return err
-		}
+	what, err := e.inform(ctx, v, c, what)
+	if err != nil {
+		return err
 	}
 	d, err := e.decideInput(ctx, v, c, what, at)
 	if err != nil {

@@ -114,6 +114,17 @@ func (e *Engine) queueDue(ctx context.Context, queue string, op *storage.IndexOp
 	return inputs, nil
 }
 
+// inform completes an input by what other documents say when it is decided.
+func (e *Engine) inform(ctx context.Context, v *view, c *change, in Input) (Input, error) {
+	switch i := in.(type) {
+	case *Tick, *Begin:
+		return e.beginning(ctx, v, c, in)
+	case *ChildAsks:
+		return e.lookAtChild(ctx, v, c, i)
+	}
+	return in, nil
+}
+
 // beginning turns the timer of a pending run whose time has come, or its turn, into what is to be decided.
 func (e *Engine) beginning(ctx context.Context, v *view, c *change, in Input) (Input, error) {
 	run := c.after

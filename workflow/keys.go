@@ -92,6 +92,7 @@ const (
 	timerEarly    = "y"                 // y|run: nobody has started it, and commands are kept for it
 	timerLimit    = "m"                 // m|queue: runs that wait for a place in it may begin
 	timerQueue    = "q"                 // q|queue: runs that wait in it may begin
+	timerAsks     = "w"                 // w|run: a child has begun or ceased to wait for people, and its parent has not taken that in
 	timerAgent    = lifecycle.FactTimer // a|agent|cause|n: the fact that this became of it was not published yet
 	timerEnd      = "e"                 // e|agent|run|task|attempt|seq, of lifecycle: a state of the agent ended the attempt
 )
@@ -111,7 +112,7 @@ func parseTimer(member string) (kind string, ids []string, ok bool) {
 	parts := strings.Split(member, "|")
 	want := map[string]int{
 		timerTask: 2, timerRun: 1, timerFact: 2, timerDrain: 4, timerBackoff: 1, timerHandBack: 1, timerEmpty: 1, timerEnd: 5, timerSchedule: 1,
-		timerChild: 1, timerKin: 2, timerSpent: 3, timerAgent: 3,
+		timerChild: 1, timerAsks: 1, timerKin: 2, timerSpent: 3, timerAgent: 3,
 		timerEarly: 1, timerQueue: 1, timerLimit: 1,
 	}
 	if n, known := want[parts[0]]; !known || n != len(parts)-1 {

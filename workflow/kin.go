@@ -21,6 +21,9 @@ func (e *Engine) lookAfter(c *change) {
 		e.cfg.Crash("workflow-before-parent")
 		e.inbox.fire(endTimer(r), r.Ended.Add(AskAgain))
 	}
+	if at := asksTurned(before, r); !at.IsZero() {
+		e.inbox.fire(timer(timerAsks, r.ID), at)
+	}
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
 		if t.Kids == nil {

@@ -149,6 +149,7 @@ func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Sp
 	parent, t := c.after, c.def.Find(s.TaskID)
 	ref := &ParentRef{
 		Run: parent.ID, Task: s.TaskID, Round: s.Round, Index: s.Index, Items: t.ForEach != nil || t.Loop != nil, Born: parent.born(), Depth: parent.depth() + 1,
+		Clock: c.def.RunTimeoutSeconds > 0 || parent.Parent != nil && parent.Parent.Clock,
 	}
 	start := &Start{
 		Event:    &event.RunStart{RunID: ref.ID(), Labels: parent.Labels, Priority: parent.Priority},

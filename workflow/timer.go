@@ -134,6 +134,8 @@ func (e *Engine) timerInputs(ctx context.Context, op *storage.IndexOp) ([]*input
 		return nil, e.spentDue(ctx, ids[0], ids[1], ids[2], op)
 	case timerChild:
 		return e.childDue(ctx, ids[0], op)
+	case timerAsks:
+		return e.asksDue(ctx, ids[0], op)
 	case timerKin:
 		return e.kinDue(ctx, ids[0], ids[1], op)
 	}
