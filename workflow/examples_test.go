@@ -136,18 +136,32 @@ func (b *bundle) ask(t *testing.T, kind event.CommandKind, key string, body any)
 	return o
 }
 
-// decide says a person's word as soon as the run waits for it.
+// decide says a person's word as soon as the run waits for it, or each of the runs that a forEach has started.
 func (b *bundle) decide(t *testing.T, run string, w *workflows.Word) {
 	t.Helper()
 	kind := event.KindRunReject
 	if w.Approved {
 		kind = event.KindRunApprove
 	}
+	runs := []string{run}
 	bustest.Eventually(t, "the run waits for a word", func() bool {
 		r, err := b.runs.Run(t.Context(), run)
-		return err == nil && slices.ContainsFunc(r.Tasks, func(rt event.RunTask) bool { return rt.TaskID == w.Task && rt.State == event.TaskWaiting })
+		if err != nil {
+			return false
+		}
+		i := slices.IndexFunc(r.Tasks, func(rt event.RunTask) bool { return rt.TaskID == w.Task && rt.State == event.TaskWaiting })
+		if i < 0 || r.Tasks[i].Children == nil {
+			return i >= 0
+		}
+		runs = nil
+		for _, child := range b.childrenOf(t, run) {
+			runs = append(runs, child.RunID)
+		}
+		return len(runs) > 0 && len(runs) == r.Tasks[i].Children.Total
 	})
-	b.call(t, kind, run, &event.RunCommand{TaskID: w.Task, By: w.By})
+	for _, run := range runs {
+		b.call(t, kind, run, &event.RunCommand{TaskID: w.Task, By: w.By})
+	}
 }
 
 // exampleBundle is a replica on real NATS and Redis, with one agent for each capability that the examples ask for.

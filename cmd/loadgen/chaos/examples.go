@@ -112,13 +112,15 @@ func (l *load) startExample(ctx context.Context, n int) {
 	for _, s := range p.run.Signals {
 		l.tell(ctx, event.KindRunSignal, run, &event.RunCommand{Name: s.Name, Payload: s.Payload})
 	}
-	if w := p.run.Approve; w != nil && l.asks(ctx, run, w.Task) {
+	if w := p.run.Approve; w != nil {
 		kind := event.KindRunReject
 		if w.Approved {
 			kind = event.KindRunApprove
 		}
-		for range 1 + rand.IntN(2) { // the same word again changes nothing
-			l.tell(ctx, kind, run, &event.RunCommand{TaskID: w.Task, By: w.By})
+		for _, asking := range l.asks(ctx, run, w.Task) {
+			for range 1 + rand.IntN(2) { // the same word again changes nothing
+				l.tell(ctx, kind, asking, &event.RunCommand{TaskID: w.Task, By: w.By})
+			}
 		}
 	}
 }
@@ -135,47 +137,65 @@ const (
 	asksFor  = 30 * time.Second
 )
 
-// asks waits until a task of a run waits for a person's word, and reports false if it never does.
-func (l *load) asks(ctx context.Context, run, task string) bool {
+// asks waits until a task of a run waits for a person's word, and returns the runs that do: itself, or those that a forEach has started. It returns none if
+// it never does.
+func (l *load) asks(ctx context.Context, run, task string) []string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), asksFor)
 	defer cancel()
 	for pause(ctx, askEvery) {
-		r, err := l.get(ctx, run)
-		if err != nil {
+		r := new(event.Run)
+		if l.get(ctx, run, r) != nil {
 			continue
 		}
 		for i := range r.Tasks {
-			if t := &r.Tasks[i]; t.TaskID == task && t.State == event.TaskWaiting {
-				return true
+			switch t := &r.Tasks[i]; {
+			case t.TaskID != task || t.State != event.TaskWaiting:
+			case t.Children == nil:
+				return []string{run}
+			case t.Children.Total > 0 && t.Children.Active == t.Children.Total:
+				if items := l.items(ctx, run); len(items) == t.Children.Total {
+					return items
+				}
 			}
 		}
 		if r.State.Final() {
-			return false
+			return nil
 		}
 	}
-	return false
+	return nil
 }
 
-// get reads a run from any replica.
-func (l *load) get(ctx context.Context, run string) (*event.Run, error) {
+// items returns the runs that a run has started.
+func (l *load) items(ctx context.Context, run string) (ids []string) {
+	var list event.List[event.Run]
+	if l.get(ctx, run+"/children", &list) != nil {
+		return nil
+	}
+	for i := range list.Items {
+		ids = append(ids, list.Items[i].RunID)
+	}
+	return ids
+}
+
+// get reads what any replica says of a run.
+func (l *load) get(ctx context.Context, run string, into any) error {
 	url := l.c.env.URLs[rand.IntN(len(l.c.env.URLs))] + "/api/v1/runs/" + run
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+l.c.env.Key)
 	resp, err := l.http.Do(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, event.MaxBody))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, errors.New(resp.Status)
+		return errors.New(resp.Status)
 	}
-	r := new(event.Run)
-	return r, event.Unmarshal(body, r)
+	return event.Unmarshal(body, into)
 }
