@@ -66,6 +66,7 @@
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
 //	                p|run                      a child that has ended, until its parent has taken that in
+//	                a|run                      a child that has begun or ceased to wait for people, until its parent has taken that in
 //	                c|run|task                 a task that has ended before its children, until they have; or was paused or resumed
 //	                m|queue                    a limiter that has room, while runs wait for it
 //	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
@@ -116,6 +117,32 @@
 // What is put into one Txn: the parent with the children that it starts; the end of a child with the entry that tells its parent; the end of a task
 // with the entry that cancels its children. Open, join and the condition of a loop read much, so they are jobs besides the turns, whose findings are inputs. Whatever is lost with a
 // replica is found again by the task's timer.
+//
+// A task is entered for a new round when the run goes on again from it, or when a workflow inside of it has failed and is tried again. The round is part of the
+// ids of its children, so those of the rounds before stay what they were; what went on of them is cancelled.
+//
+// # What pauses and ends mean for a child
+//
+// It has a task for an agent. A child stands still while its parent does, or people want it to.
+//
+//	EVENT                    CHILD IS                RESULT
+//	parent is paused         running                 paused with its parent
+//	                         paused by people        paused for both
+//	                         others                  -
+//	parent is resumed        paused with its parent  running
+//	                         paused for both         paused by people
+//	                         others                  -
+//	parent's task has ended  cancelled               -
+//	                         others                  cancelled
+//	pause                    running                 paused by people
+//	                         paused with its parent  paused for both
+//	                         cancelled               refused: not_allowed_now
+//	                         others                  -
+//	resume                   paused by people        running
+//	                         paused for both         paused with its parent
+//	                         cancelled               refused: not_allowed_now
+//	                         others                  -
+//	retry                    any                     refused: not_allowed_now
 //
 // # Rules
 //

@@ -165,3 +165,66 @@ func TestWhatIsUndoneOfAPausedRun(t *testing.T) {
 		t.Errorf("resumed it is %s", event.MustMarshal(h.run))
 	}
 }
+
+// kinTable says what becomes of a child by what its parent does and by what people say of it.
+func kinTable(t *testing.T) string {
+	parent := &ParentRef{Run: "p", Task: "each", Round: 1}
+	pause, resume := command(event.KindRunPause, nil), command(event.KindRunResume, nil)
+	states := []struct {
+		name string
+		said []Input
+	}{
+		{"running", nil},
+		{"paused by people", []Input{pause}},
+		{"paused with its parent", []Input{&Held{On: true}}},
+		{"paused for both", []Input{pause, &Held{On: true}}},
+		{"cancelled", []Input{command(event.KindRunCancel, nil)}},
+	}
+	words := []struct {
+		name string
+		in   Input
+	}{
+		{"parent is paused", &Held{On: true}},
+		{"parent is resumed", &Held{On: false}},
+		{"parent's task has ended", &Orphaned{Parent: *parent}},
+		{"pause", pause},
+		{"resume", resume},
+		{"retry", command(event.KindRunRetry, nil)},
+	}
+	rows := make([]row, len(words))
+	for i, w := range words {
+		rows[i].event = w.name
+		for _, s := range states {
+			h := newHelm(t, `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c"}]}`)
+			h.put(&Start{Event: &event.RunStart{RunID: runID}, Workflow: "d", DefVersion: "v", Parent: parent})
+			for _, in := range s.said {
+				h.put(in)
+			}
+			before := kinState(h.run)
+			if before != s.name {
+				t.Fatalf("the child is %s, not %s", before, s.name)
+			}
+			result := result{s.name, "-"}
+			if d := h.put(w.in); d.Refuse != nil {
+				result.text = "refused: " + string(d.Refuse.Code)
+			} else if after := kinState(h.run); after != before {
+				result.text = after
+			}
+			rows[i].results = append(rows[i].results, result)
+		}
+	}
+	return render("EVENT\tCHILD IS\tRESULT", rows)
+}
+
+// kinState says in words how a child is, and why it is paused.
+func kinState(r *Run) string {
+	switch {
+	case r.State != event.RunPaused:
+		return string(r.State)
+	case r.Control.Own && r.Control.Kin:
+		return "paused for both"
+	case r.Control.Own:
+		return "paused by people"
+	}
+	return "paused with its parent"
+}

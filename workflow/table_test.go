@@ -33,6 +33,7 @@ func TestTheTablesOfTheDocumentationAreTrue(t *testing.T) {
 		{"# When a task of a graph begins", joinTable(t)},
 		{"# What follows from a failure", failureTable(t)},
 		{"# What the clocks of a task do", clockTable(t)},
+		{"# What pauses and ends mean for a child", kinTable(t)},
 		{"# What commands do to a run", commandTable(t)},
 		{"# What a person's word does", approvalTable(t)},
 		{"# What becomes of a task that waits", waitTable(t)},
