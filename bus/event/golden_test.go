@@ -101,6 +101,7 @@ func goldens() []golden {
 		{file: "schedule", body: func() any { return new(event.Schedule) }},
 		{file: "definition-paused", body: func() any { return new(event.Definition) }},
 		{file: "approval", body: func() any { return new(event.Approval) }},
+		{file: "approval-of-item", body: func() any { return new(event.Approval) }},
 		{file: "run-controlled", body: func() any { return new(event.Run) }},
 		{file: "fact-agent", body: func() any { return new(event.Fact) }},
 		{file: "fact-run", body: func() any { return new(event.Fact) }},
