@@ -183,6 +183,9 @@ func TestPauseHoldsTheWholeTree(t *testing.T) {
 	if o := b.call(t, event.KindRunResume, children()[1].RunID, struct{}{}); o.State != string(event.RunPaused) {
 		t.Errorf("a child of a paused run is resumed: %s", o.State)
 	}
+	if x, err := b.runs.ExplainRun(t.Context(), first); err != nil || !strings.Contains(x.Text, `is paused with run "`+run+`"`) {
+		t.Errorf("it is explained as %v, %v", x, err)
+	}
 	close(c.goOn)
 	bustest.Eventually(t, "what agents had begun is taken in", func() bool {
 		return len(tree()) == 6 && all(event.RunCompleted, func() []event.Run { return b.childrenOf(t, first) })() &&

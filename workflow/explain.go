@@ -260,6 +260,8 @@ func runText(r *Run, x *event.RunExplanation) string {
 			text += fmt.Sprintf(": %s: %s", r.Error.Code, r.Error.Message)
 		}
 		return text + "."
+	case r.pausedWithParent():
+		return fmt.Sprintf("The run is paused with run %q, which has started it: nothing of it is begun until that one is resumed.", r.Parent.Run)
 	case r.State == event.RunPaused:
 		return "The run is paused: nothing of it is begun until it is resumed."
 	case r.State == event.RunPending:
