@@ -66,7 +66,7 @@
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
 //	                p|run                      a child that has ended, until its parent has taken that in
-//	                a|run                      a child that has begun or ceased to wait for people, until its parent has taken that in
+//	                w|run                      a child that has begun or ceased to wait for people, until its parent has taken that in
 //	                c|run|task                 a task that has ended before its children, until they have; or was paused or resumed
 //	                m|queue                    a limiter that has room, while runs wait for it
 //	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
