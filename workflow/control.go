@@ -136,6 +136,29 @@ func (d *decider) resume(*event.RunCommand) {
 	}
 }
 
+// # What pauses and ends mean for a child
+//
+// It has a task for an agent. A child stands still while its parent does, or people want it to.
+//
+//	EVENT                    CHILD IS                RESULT
+//	parent is paused         running                 paused with its parent
+//	                         paused by people        paused for both
+//	                         others                  -
+//	parent is resumed        paused with its parent  running
+//	                         paused for both         paused by people
+//	                         others                  -
+//	parent's task has ended  cancelled               -
+//	                         others                  cancelled
+//	pause                    running                 paused by people
+//	                         paused with its parent  paused for both
+//	                         cancelled               refused: not_allowed_now
+//	                         others                  -
+//	resume                   paused by people        running
+//	                         paused for both         paused with its parent
+//	                         cancelled               refused: not_allowed_now
+//	                         others                  -
+//	retry                    any                     refused: not_allowed_now
+
 // held pauses a child with its parent, and lets it go on with it unless people have paused it too.
 func (d *decider) held(in *Held) {
 	if d.run.State.Final() || d.run.Parent == nil || in.Turn < d.run.heard() {

@@ -121,29 +121,6 @@
 // A task is entered for a new round when the run goes on again from it, or when a workflow inside of it has failed and is tried again. The round is part of the
 // ids of its children, so those of the rounds before stay what they were; what went on of them is cancelled.
 //
-// # What pauses and ends mean for a child
-//
-// It has a task for an agent. A child stands still while its parent does, or people want it to.
-//
-//	EVENT                    CHILD IS                RESULT
-//	parent is paused         running                 paused with its parent
-//	                         paused by people        paused for both
-//	                         others                  -
-//	parent is resumed        paused with its parent  running
-//	                         paused for both         paused by people
-//	                         others                  -
-//	parent's task has ended  cancelled               -
-//	                         others                  cancelled
-//	pause                    running                 paused by people
-//	                         paused with its parent  paused for both
-//	                         cancelled               refused: not_allowed_now
-//	                         others                  -
-//	resume                   paused by people        running
-//	                         paused for both         paused with its parent
-//	                         cancelled               refused: not_allowed_now
-//	                         others                  -
-//	retry                    any                     refused: not_allowed_now
-//
 // # Rules
 //
 //   - An attempt is outdated only when its successor is assigned. Until then its result is taken, whatever has been decided meanwhile,

@@ -18,38 +18,46 @@ import (
 
 var update = flag.Bool("update", false, "write the tables of doc.go anew")
 
-// The tables of doc.go are what Decide does.
+// The tables of doc.go, and the one that stands beside what it is about, are what Decide does.
 func TestTheTablesOfTheDocumentationAreTrue(t *testing.T) {
 	t.Parallel()
-	source, err := os.ReadFile("doc.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := string(source)
-	for _, table := range []struct{ heading, text string }{
+	checkTables(t, "control.go", []table{{"# What pauses and ends mean for a child", kinTable(t)}})
+	checkTables(t, "doc.go", []table{
 		{"# What happens to an attempt", attemptTable(t)},
 		{"# What the way to an agent changes", deliveryTable(t)},
 		{"# What happens to a run", runTable(t)},
 		{"# When a task of a graph begins", joinTable(t)},
 		{"# What follows from a failure", failureTable(t)},
 		{"# What the clocks of a task do", clockTable(t)},
-		{"# What pauses and ends mean for a child", kinTable(t)},
 		{"# What commands do to a run", commandTable(t)},
 		{"# What a person's word does", approvalTable(t)},
 		{"# What becomes of a task that waits", waitTable(t)},
 		{"# What becomes of a task with children", childrenTable(t)},
 		{"# What becomes of a run that undoes what it has done", undoTable(t)},
-	} {
+	})
+}
+
+// table is a table of a file, under its heading.
+type table struct{ heading, text string }
+
+func checkTables(t *testing.T, file string, tables []table) {
+	t.Helper()
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(source)
+	for _, table := range tables {
 		got = replaceTable(t, got, table.heading, table.text)
 	}
 	if *update {
-		if err := os.WriteFile("doc.go", []byte(got), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	if diff := cmp.Diff(strings.Split(string(source), "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("doc.go differs from what Decide does; if Decide is right, run this test with -update: %s", diff)
+		t.Errorf("%s differs from what Decide does; if Decide is right, run this test with -update: %s", file, diff)
 	}
 }
 
