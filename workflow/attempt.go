@@ -15,7 +15,9 @@ func (d *decider) said(in *Said) {
 		d.adopt(t, in.Agent, ref, instance)
 	}
 	if why := d.stale(t, in.Agent, ref, instance); why != nil {
-		if _, ok := in.Event.(*event.Result); ok && (t == nil || ref.Attempt != t.Attempt) {
+		if _, ok := in.Event.(*event.Result); !ok {
+			d.out.Stray = t != nil && ref.Attempt < t.Attempt // of a later one anybody may speak: it may be forged
+		} else if t == nil || ref.Attempt != t.Attempt {
 			d.out.Slots = []SlotChange{{Agent: in.Agent, Ref: ref, Kind: SlotLate, At: d.at.Stream}}
 		}
 		d.out.Refuse = why
@@ -106,6 +108,7 @@ func (d *decider) progress(t *RunTask, e *event.Progress) {
 			return // said before the result, and overtaken by it
 		}
 		d.refuse(event.CodeStaleAttempt, "attempt %d of task %q has ended", e.Attempt, e.TaskID)
+		d.out.Stray = true
 		return
 	}
 	if t.State == event.TaskAssigned {

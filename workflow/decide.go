@@ -124,6 +124,7 @@ type Decision struct {
 	Refuse *event.Error  // the input is refused; nothing changes
 	Need   []storage.Key // nothing is decided: these documents must be loaded into At.Data first
 	Held   *event.Error  // there is no such run, but the command is kept for its start
+	Stray  bool          // the agent is at work on an attempt that is over, and is to be told
 	Slots  []SlotChange
 	Ask    string               // task whose agent is to be asked again
 	Big    []Output             // outputs that are too large for the run document

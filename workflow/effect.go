@@ -197,6 +197,10 @@ func (e *Engine) answer(in *input) {
 			in.msg.Later(waitForOthers)
 			return
 		}
+		if said, ok := in.in.(*Said); ok && in.stray {
+			ref, _ := refOf(said.Event)
+			e.cancel(SlotChange{Agent: said.Agent, Ref: ref}, "", false)
+		}
 		e.refuse(in.msg, err)
 		return
 	}

@@ -319,7 +319,7 @@ func (e *Engine) decide(ctx context.Context, v *view, c *change, in *input) erro
 	if err := e.take(ctx, v, c, in, what, d); err != nil {
 		return err
 	}
-	in.answer = e.outcome(c, in, d)
+	in.answer, in.stray = e.outcome(c, in, d), d.Stray
 	return nil
 }
 

@@ -113,6 +113,26 @@ func TestLostAgentsGiveTheirWorkBack(t *testing.T) {
 	if o := result(held[runs[1]]); o.OK || o.Error.Code != event.CodeStaleAttempt {
 		t.Errorf("the result of a task that another agent has: %+v", o)
 	}
+	cancels := make(chan *nats.Msg, 16)
+	sub, err := b.conn.NC().ChanSubscribe(event.CancelSubject("lost"), cancels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	moved := held[runs[1]]
+	progress := event.MustMarshal(&event.Progress{AttemptRef: moved.Ref(), Instance: "lost"})
+	if err := b.conn.NC().Publish(event.AgentSubject(event.VerbProgress, "lost"), progress); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case m := <-cancels:
+		var c event.Cancel
+		if err := event.Unmarshal(m.Data, &c); err != nil || c.RunID != runs[1] || c.Attempt != 1 {
+			t.Errorf("it is told to stop %+v, %v", c, err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it goes on with what another agent has, and is not told")
+	}
 	run := uuid.NewString()
 	b.call(t, event.KindRunStart, run, &event.RunStart{WorkflowID: "w", AgentID: "lost"})
 	if r, err := b.runs.Run(t.Context(), run); err != nil || r.Tasks[0].State != event.TaskReady {
