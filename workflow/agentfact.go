@@ -25,8 +25,10 @@ func (e *Engine) tellAgents(ctx context.Context, entries []storage.Entry) (rest 
 			rest = append(rest, entry)
 			continue
 		}
-		if e.facts.begin(entry.Member) {
-			op := storage.IndexOp{Index: dueIndex, Member: entry.Member, Score: entry.Score}
+		op := storage.IndexOp{Index: dueIndex, Member: entry.Member, Score: entry.Score}
+		if e.told.Has(storage.Key(entry.Member)) {
+			e.facts.sent(op)
+		} else if e.facts.begin(entry.Member) {
 			facts, ids = append(facts, &agentFact{id: parts[0], cause: parts[1], op: op}), append(ids, parts[0])
 		}
 	}
@@ -60,6 +62,7 @@ func (e *Engine) tellAgent(f *agentFact, said lifecycle.Snapshot) {
 	msg.Data = fact.Encode()
 	err := e.cfg.Bus.PublishAsync(msg, func(_ bus.Ack, err error) {
 		if err == nil {
+			e.told.Store(storage.Key(f.op.Member), "", struct{}{})
 			e.facts.sent(f.op)
 		}
 		e.facts.end(f.op.Member)

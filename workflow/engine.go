@@ -26,6 +26,7 @@ const (
 
 	schemaCache = 128 // compiled schemas of agents: one of the largest takes some MiB
 
+	toldCache     = 8192                   // a fact that is forgotten is told once more if its due entry was read before it went
 	acceptedCache = 100_000                // an agent whose answer is forgotten is asked once more
 	maxTries      = 50                     // conflicts in a row before a batch is given back to be tried again later
 	scanEvery     = 250 * time.Millisecond // the net under the wake-ups
@@ -87,6 +88,7 @@ type Engine struct {
 	intake   intakeClock
 	watched  time.Time // when the watch was kept last; of fireTimers
 	facts    factSet
+	told     *storage.Cache[struct{}] // facts about agents that were published, until they are forgotten
 
 	limits *storage.Cache[*limiter]
 
@@ -114,6 +116,7 @@ func NewEngine(cfg Config) *Engine {
 		flights: make(map[*view]bool),
 
 		accepted: storage.NewCache[int](acceptedCache),
+		told:     storage.NewCache[struct{}](toldCache),
 		schemas:  storage.NewCache[*contract.Contract](schemaCache),
 	}
 	e.session.key = sessionKey(e.name)
@@ -158,6 +161,7 @@ func (e *Engine) Forget() {
 	e.gates.Clear()
 	e.latest.Clear()
 	e.limits.Clear()
+	e.told.Clear()
 }
 
 // Handle folds one batch of messages. It gives each its verdict, or returns an error when the store does not answer.
