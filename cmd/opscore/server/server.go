@@ -274,6 +274,7 @@ func (s *server) run(ctx context.Context) error {
 // serve starts the services.
 func (s *server) serve(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { collectWhenIdle(ctx); return nil })
+	g.Go(func() error { limitMemory(ctx); return nil })
 	g.Go(func() error { return s.keeper.Run(ctx) })
 	if s.agents != nil {
 		g.Go(func() error { return s.agents.Run(ctx) })
