@@ -129,12 +129,18 @@ func (f *fleet) publish(subject string, body []byte) bus.Ack {
 // settle waits until everything that is in the streams has been handled.
 func (f *fleet) settle() {
 	f.Helper()
+	stream, err := f.conn.JS().Stream(f.Context(), event.StreamAgent)
+	if err != nil {
+		f.Fatal(err)
+	}
+	last := stream.CachedInfo().State.LastSeq
 	bustest.Eventually(f, "all messages are handled", func() bool {
-		c, err := f.conn.JS().Consumer(f.Context(), event.StreamAgent, event.ConsumerLifecycle)
+		c, err := stream.Consumer(f.Context(), event.ConsumerLifecycle)
 		if err != nil {
 			f.Fatal(err)
 		}
-		return c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+		// One that has only just been made may not know yet how much is pending.
+		return c.CachedInfo().Delivered.Stream >= last && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
 	})
 }
 
