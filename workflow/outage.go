@@ -93,7 +93,8 @@ func (c *intakeClock) learn(outages []outage) {
 	}
 }
 
-// since returns the intake time for a task, or with an empty id for the run: without the outages since it became ready, was assigned or last heard of.
+// since returns the intake time for a task, or with an empty id for the run: without the outages since it became ready, began to wait, was assigned or last
+// heard of.
 func (c *intakeClock) since(r *Run, taskID string, now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +104,7 @@ func (c *intakeClock) since(r *Run, taskID string, now time.Time) time.Time {
 	}
 	begun := r.began()
 	if t := r.Find(taskID); t != nil {
-		begun = later(t.Renewed, t.Ready)
+		begun = later(later(t.Renewed, t.Ready), t.Started)
 	}
 	for _, o := range c.outages {
 		if from := later(o.From, begun); o.To.After(from) {
