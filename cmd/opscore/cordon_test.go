@@ -115,7 +115,7 @@ func explainWhatWaits(t *testing.T, p *program) {
 			`.*To go on +uncordon agent "b1"\n.*Refused +b1: it is cordoned\nRefused +a1: it does not have the label "pool=b"\n`},
 		{"run explain " + run.RunID + " -o json", `(?s)"refused": \[\s+{\s+"agentId": "b1",\s+"rule": "cordoned"`},
 		{"agent explain b1", `(?s)^Agent "b1" is given nothing: it is cordoned\. 1 tasks wait that it could do\.\nTo go on +uncordon agent "b1"\n.*\nwork +- +pool=b +1 +yes\n`},
-		{"agent explain a1", `^Agent "a1" is free, and no task waits that it could do\.\n\n1 other queues ask for other agents\.\n$`},
+		{"agent explain a1", `^Agent "a1" is free, and no task waits that it could do\.\n\n1 other queue for other agents\.\n$`},
 		{"queue pause work --reason incident", `^Queue +work\nPaused +true\n$`},
 		{"queue list", `(?m)^work +- +pool=b +1 +no: paused: incident$`},
 		{"run explain " + run.RunID, `(?s)that queue is paused \(incident\)\.\n.*To go on +resume the queue of "work"\n`},

@@ -90,7 +90,7 @@ func showAgentExplanation(p *sheet, x *event.AgentExplanation) {
 	}
 	if x.Others > 0 {
 		p.section("")
-		p.line(text(fmt.Sprintf("%d other queues ask for other agents.", x.Others)))
+		p.line(text(count(x.Others, "other queue") + " for other agents."))
 	}
 }
 

@@ -47,8 +47,11 @@ func text(s string) cell {
 }
 
 // printable replaces what could move the cursor or change the direction of a line.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
+func printable(s string) string { return strings.TrimSpace(harmless(s)) }
+
+// harmless is printable for what stands where it does for a reason, with the spaces around it.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsControl(r):
 			return ' '
@@ -57,7 +60,6 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
-	return strings.TrimSpace(s)
 }
 
 // in gives a cell a colour.

@@ -165,7 +165,7 @@ func (a *app) printProblems(name string, source []byte, problems workflow.Proble
 		}
 		fmt.Fprintf(a.stderr, "%s: %s%s\n", place, kind, printable(p.Text))
 		for line := range strings.Lines(p.Excerpt(source)) {
-			fmt.Fprintln(a.stderr, s.paint(printable(strings.TrimSuffix(line, "\n")), colorFaint))
+			fmt.Fprintln(a.stderr, s.paint(harmless(strings.TrimSuffix(line, "\n")), colorFaint))
 		}
 	}
 }

@@ -17,7 +17,7 @@ func TestValidate(t *testing.T) {
 	p.stdin = doubtful
 	got := p.run("workflow", "validate", "-", "testdata/report.yaml")
 	if got.code != exitOK || !strings.Contains(got.stderr, "stdin:5: warning: nobody knows \"retrys\", so it does nothing (did you mean \"retry\"?)\n") ||
-		!strings.Contains(got.stderr, ">    5 |     retrys: 3\n") || strings.Contains(got.stderr, "no agent offers") || !strings.Contains(got.stdout, "report") {
+		!strings.Contains(got.stderr, "\n     4 |     agentCapability: nobody-offers-this\n>    5 |     retrys: 3\n") || strings.Contains(got.stderr, "no agent offers") || !strings.Contains(got.stdout, "report") {
 		t.Errorf("%+v", got)
 	}
 	p.stdin = fixture(t, "broken.yaml")
