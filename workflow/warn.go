@@ -18,11 +18,7 @@ const maxWarnings = 100
 // where it stands. They are about a definition that has no mistakes.
 func Warnings(raw event.Raw) Problems {
 	var p Problems
-	add := func(path, format string, args ...any) {
-		if len(p) < maxWarnings {
-			p = append(p, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
-		}
-	}
+	add := p.warn
 	unknownMembers(raw, reflect.TypeFor[Definition](), "$", add)
 	d, err := Decode(raw)
 	if err != nil {
@@ -43,6 +39,19 @@ func Warnings(raw event.Raw) Problems {
 		}
 	}
 	return p
+}
+
+// ScheduleWarnings returns the members of a schedule that nobody knows.
+func ScheduleWarnings(raw event.Raw) Problems {
+	var p Problems
+	unknownMembers(raw, reflect.TypeFor[event.ScheduleSpec](), "$", p.warn)
+	return p
+}
+
+func (p *Problems) warn(path, format string, args ...any) {
+	if len(*p) < maxWarnings {
+		*p = append(*p, Problem{Path: path, Text: fmt.Sprintf(format, args...)})
+	}
 }
 
 // unreached names the tasks of a sequence that it does not come to. In a graph every task is reached, or begins it.

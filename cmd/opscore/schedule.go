@@ -86,6 +86,9 @@ func (a *app) readSchedule(file string) (event.Raw, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s was not applied: %w", name, err)
 	}
+	warnings := workflow.ScheduleWarnings(body)
+	workflow.Locate(source, warnings)
+	a.printProblems(name, source, warnings, "warning: ")
 	return body, nil
 }
 
