@@ -144,7 +144,7 @@ func (c *checker) waits(i int) {
 			c.expression(at+".wait.until", "wait.until", w.Until, kindTime, c.inside(i))
 		}
 		if (w.Seconds != 0) == (w.Until != "") {
-			c.add(at+".wait", "wait must have seconds or until")
+			c.add(at+".wait", "wait must have either seconds or until")
 		}
 	}
 	if s := t.Signal; s != nil {

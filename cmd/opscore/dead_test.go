@@ -103,7 +103,7 @@ func TestManyDeadLettersAreSentAgain(t *testing.T) {
 	l, p := newLetterbox(t)
 	l.young, l.refuse = 11, map[uint64]int{5: http.StatusConflict}
 	got := p.run("dead", "replay", "--all", "--run", "r", "-o", "json")
-	if got.code != exitFailure || !strings.Contains(got.stderr, "1 letters stay") {
+	if got.code != exitFailure || !strings.Contains(got.stderr, "refused, and kept: 1 letter\n") {
 		t.Errorf("%+v", got)
 	}
 	var done deadDone

@@ -86,13 +86,13 @@ func (a *app) onLetters(
 		return err
 	}
 	if done.Left > 0 {
-		return fmt.Errorf("%d letters stay", done.Left)
+		return fmt.Errorf("refused, and kept: %s", count(done.Left, "letter"))
 	}
 	return nil
 }
 
 func (d *deadDone) show(p *sheet) {
-	p.line(text(fmt.Sprintf("%d letters %s", d.Done, d.Verb)))
+	p.line(text(count(d.Done, "letter") + " " + d.Verb))
 	for _, r := range d.Refused {
 		p.line(text(fmt.Sprintf("letter %d stays: %s", r.Seq, r.Reason)).in(colorWarn))
 	}

@@ -46,14 +46,14 @@ Its next ticks are shown.`,
 		Example: "  opscore schedule apply nightly -f nightly.yaml",
 		Args:    one("a schedule"),
 		RunE: a.call(func(ctx context.Context, c *client, args []string) error {
-			body, err := a.readSchedule(file)
+			name, body, err := a.readSchedule(file)
 			if err != nil {
 				return err
 			}
 			put := request{method: http.MethodPut, path: apiRoute("schedules", args[0]), body: body}
 			s, err := send[event.Schedule](ctx, c, put)
 			if err != nil {
-				return fmt.Errorf("%s was not applied: %w", file, err)
+				return fmt.Errorf("%s was not applied: %w", name, err)
 			}
 			return a.print(s, func(p *sheet) { showSchedule(p, &s) })
 		}),
@@ -64,32 +64,32 @@ Its next ticks are shown.`,
 	return cmd
 }
 
-// readSchedule reads a schedule and checks what can be checked here.
-func (a *app) readSchedule(file string) (event.Raw, error) {
+// readSchedule reads a schedule, says what its file is called, and checks what can be checked here.
+func (a *app) readSchedule(file string) (name string, _ event.Raw, _ error) {
 	name, source, err := a.readInput(file)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	body, err := workflow.ToJSON(source)
 	var problems workflow.Problems
 	if errors.As(err, &problems) {
 		a.printProblems(name, source, problems, "")
-		return nil, fmt.Errorf("%s was not applied", name)
+		return "", nil, fmt.Errorf("%s was not applied", name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s was not applied: %w", name, err)
+		return "", nil, fmt.Errorf("%s was not applied: %w", name, err)
 	}
 	message, err := event.Decode(event.CommandSubject(event.KindScheduleApply, "x"), body)
 	if err == nil {
 		err = workflow.CheckSchedule(&message.Event.(*event.ScheduleApply).ScheduleSpec, time.Now())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s was not applied: %w", name, err)
+		return "", nil, fmt.Errorf("%s was not applied: %w", name, err)
 	}
 	warnings := workflow.ScheduleWarnings(body)
 	workflow.Locate(source, warnings)
 	a.printProblems(name, source, warnings, "warning: ")
-	return body, nil
+	return name, body, nil
 }
 
 func newScheduleList(a *app) *cobra.Command {

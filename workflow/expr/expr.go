@@ -203,7 +203,7 @@ func (e *Error) Error() string {
 	if e.Source == "" {
 		return e.Text
 	}
-	return clip(e.Text, 600) + ", in ${{ " + clip(e.Source, 300) + " }}"
+	return clip(e.Text, 600) + ", in ${{ " + strings.TrimSpace(clip(e.Source, 300)) + " }}"
 }
 
 // TaskError is the error as the failure of a task. It would fail again.
