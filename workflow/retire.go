@@ -18,7 +18,8 @@ const (
 
 const (
 	retirePeriod = 10 * time.Second
-	retireBite   = 32  // runs removed at a time
+	retireBite   = 8   // runs removed at a time: what a commit waits behind
+	retireGulp   = 64  // the same when there are far too many
 	retireOps    = 256 // documents deleted by one Txn
 	retireTxns   = 4   // Txns sent at a time, of a run with many children
 	retirePage   = 100 // runs looked at in one step of the sweep
@@ -115,20 +116,15 @@ func (p *retirePlan) horizon(removed int) storage.Score {
 	return storage.Score(max(to.UnixMicro(), 0))
 }
 
-// bite is how many runs may go at once.
-func (p *retirePlan) bite(removed int) int {
-	if removed < p.excess {
-		return min(retireBite, p.excess-removed)
+// bite is how many runs may go at once, and after how many times as long as that took the next ones may.
+func (p *retirePlan) bite(removed int) (limit int, rest time.Duration) {
+	switch excess := p.excess - removed; {
+	case excess > p.far:
+		return min(retireGulp, excess), retireHaste
+	case excess > 0:
+		return min(retireBite, excess), retireRest
 	}
-	return retireBite
-}
-
-// rest is how many times as long as a bite took nothing is removed.
-func (p *retirePlan) rest(removed int) time.Duration {
-	if p.excess-removed > p.far {
-		return retireHaste
-	}
-	return retireRest
+	return retireBite, retireRest
 }
 
 // replayFloor is the time before which everything in the stream of commands was stored that could ever be replayed.
@@ -148,7 +144,7 @@ func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, clock func()
 	var after storage.Cursor
 	for {
 		began := time.Now()
-		limit := plan.bite(removed)
+		limit, rest := plan.bite(removed)
 		entries, err := e.cfg.Store.Range(ctx, endedIndex, after, plan.horizon(removed), limit)
 		if err != nil || len(entries) == 0 {
 			return removed, err
@@ -165,7 +161,7 @@ func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, clock func()
 		select {
 		case <-ctx.Done():
 			return removed, ctx.Err()
-		case <-time.After(plan.rest(removed) * time.Since(began)):
+		case <-time.After(rest * time.Since(began)):
 		}
 	}
 }

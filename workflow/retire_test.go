@@ -202,13 +202,28 @@ func TestALongRemovalSaysThatItGoesOn(t *testing.T) {
 	remove(one, 5, 0, now.Add(time.Hour+2*retireYield))
 }
 
-// Removing is slow, but not while there are more and more.
+// Removing is slow, but not while there are more and more; and no more go than are too many.
 func TestRetireHurriesWhenThereAreFarTooMany(t *testing.T) {
 	t.Parallel()
-	plan := retirePlan{excess: 150, far: 100}
-	for removed, want := range map[int]time.Duration{0: retireHaste, 49: retireHaste, 50: retireRest, 150: retireRest, 10_000: retireRest} {
-		if got := plan.rest(removed); got != want {
-			t.Errorf("when %d of %d are removed, rest is %d, want %d", removed, plan.excess, got, want)
+	type bite struct {
+		limit int
+		rest  time.Duration
+	}
+	for _, c := range []struct {
+		excess, far, removed int
+		want                 bite
+	}{
+		{150, 100, 0, bite{retireGulp, retireHaste}},
+		{150, 100, 49, bite{retireGulp, retireHaste}},
+		{150, 100, 50, bite{retireBite, retireRest}},
+		{150, 100, 147, bite{3, retireRest}},
+		{150, 100, 150, bite{retireBite, retireRest}},
+		{20, 10, 0, bite{20, retireHaste}},
+		{-7, 10, 0, bite{retireBite, retireRest}},
+	} {
+		plan := retirePlan{excess: c.excess, far: c.far}
+		if limit, rest := plan.bite(c.removed); (bite{limit, rest}) != c.want {
+			t.Errorf("when %d of %d are removed: %d and a rest of %d, want %+v", c.removed, c.excess, limit, rest, c.want)
 		}
 	}
 }
