@@ -97,6 +97,17 @@ func (b *Bridge) heardOfPoll(m *nats.Msg) {
 	}
 }
 
+// endPoll ends the request for a task that a process of an agent has left open, at whatever replica, because it now says something else of itself: it
+// registers, or says how it is. Such a request would take tasks that nobody reads, and say idle for an agent that has just said that it goes.
+func (b *Bridge) endPoll(id, instance string) {
+	token, err := event.Token(id)
+	if err != nil || !b.cfg.Bus.Connected() {
+		return
+	}
+	b.polls.end(pollKey{token, instance})
+	_ = b.cfg.Bus.NC().Publish(event.PollSubject(token), event.MustMarshal(&event.Poll{From: b.name, Instance: instance})) // a hint
+}
+
 // pollTask waits for a task and hands it over.
 func (b *Bridge) pollTask(ctx context.Context, in *pollInput) (*huma.StreamResponse, error) {
 	token, err := event.Token(in.ID)
@@ -179,9 +190,13 @@ func (w *pollWait) wait(hc huma.Context) bool {
 			}
 		case <-look.C:
 			look.Reset(reopenEvery)
-			if w.agent, err = b.agent(ctx, w.id); err == nil {
-				w.reopen(ctx)
+			if w.agent, err = b.agent(ctx, w.id); err != nil {
+				continue
 			}
+			if w.agent.Delivery != event.DeliveryPoll {
+				return false
+			}
+			w.reopen(ctx)
 		case <-over.C:
 			return false
 		case <-ended:

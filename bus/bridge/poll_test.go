@@ -62,19 +62,9 @@ func TestAPollThatGetsNothing(t *testing.T) {
 }
 
 func TestANewerPollEndsTheOlder(t *testing.T) {
-	conn := bustest.Conn(t)
-	b := setupOn(t, conn, nil)
+	b, other := twoReplicas(t)
 	b.known("p", event.DeliveryPoll, "", "")
-	replica, err := bridge.New(b.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	runDelivery(t, replica)
-	server := httptest.NewServer(replica.Handler())
-	t.Cleanup(server.Close)
-	other := *b
-	other.url = server.URL
-	for _, second := range []*bundle{b, &other} {
+	for _, second := range []*bundle{b, other} {
 		older := b.polled("p", "?wait=60&instance=i")
 		bustest.Eventually(t, "the agent waits", func() bool { return b.waits("p") })
 		sibling := b.polled("p", "?wait=60&instance=j")
@@ -98,6 +88,47 @@ func TestANewerPollEndsTheOlder(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A process that registers, or says how it is, does not read the answer to what it asked before: that request takes no task and does not say idle for it.
+func TestAPollEndsWhenItsProcessSaysSomethingElse(t *testing.T) {
+	b, other := twoReplicas(t)
+	for _, at := range []*bundle{b, other} {
+		for _, says := range []struct{ method, path, body string }{
+			{"PUT", "/api/v1/agents/p", `{"agentName":"p","version":"1","capabilities":["c"],"delivery":"http","contactEndpoint":"http://127.0.0.1:1/","instance":"i"}`},
+			{"POST", "/api/v1/agents/p/state", `{"state":"offline","instance":"i"}`},
+		} {
+			b.known("p", event.DeliveryPoll, "", "")
+			older := b.polled("p", "?wait=60&instance=i")
+			bustest.Eventually(t, "the agent waits", func() bool { return b.waits("p") })
+			at.do(says.method, says.path, says.body).want(t, http.StatusOK)
+			select {
+			case r := <-older:
+				r.want(t, http.StatusNoContent)
+			case <-soon(t).Done():
+				t.Fatalf("after %s the older request goes on", says.body)
+			}
+		}
+	}
+	if a := decode[event.Agent](t, b.do("GET", "/api/v1/agents/p", "").want(t, http.StatusOK)); a.Available {
+		t.Errorf("%+v: somebody has said idle for it", a)
+	}
+}
+
+// twoReplicas returns the servers of two bridges over one bus and one store.
+func twoReplicas(t *testing.T) (b, other *bundle) {
+	t.Helper()
+	b = setupOn(t, bustest.Conn(t), nil)
+	replica, err := bridge.New(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runDelivery(t, replica)
+	server := httptest.NewServer(replica.Handler())
+	t.Cleanup(server.Close)
+	second := *b
+	second.url = server.URL
+	return b, &second
 }
 
 func TestAClientThatIsGoneTakesNoTask(t *testing.T) {

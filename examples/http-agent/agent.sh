@@ -23,11 +23,16 @@ work() {
 	printf '{"bytes":%d}' "$bytes"
 }
 
-# call sends a request with curl and prints the body of the answer, a newline and the status; 000 without an answer. The key is read from a file
+# request becomes curl, sends a request and prints the body of the answer, a newline and the status; 000 without an answer. The key is read from a file
 # descriptor: the arguments of a process can be seen by others.
+request() {
+	exec curl --silent --header 'Content-Type: application/json' --config <(printf 'header = "Authorization: Bearer %s"\n' "${OPSCORE_API_KEY:-}") \
+		--write-out '\n%{http_code}' "$@"
+}
+
+# call sends a request and waits for the answer.
 call() {
-	curl --silent --header 'Content-Type: application/json' --config <(printf 'header = "Authorization: Bearer %s"\n' "${OPSCORE_API_KEY:-}") \
-		--write-out '\n%{http_code}' "$@" || :
+	(request "$@") || :
 }
 
 # say sends a report until it was taken or refused: repeating is always safe. A body comes from standard input, so it may be of any size.
@@ -80,8 +85,9 @@ answers=$(mktemp)
 trap 'rm -f "$errors" "$answers"' EXIT
 while [ -z "$stopping" ]; do
 	# In the background, because a shell handles a signal only when the command in front has ended. To ask for a task is a sign of life too.
-	call --max-time $((AGENT_WAIT + 10)) "$agent/tasks?wait=$AGENT_WAIT" >"$answers" &
+	request --max-time $((AGENT_WAIT + 10)) "$agent/tasks?wait=$AGENT_WAIT" >"$answers" &
 	poll=$!
+	[ -z "$stopping" ] || kill "$poll" 2>/dev/null || : # the signal came before the number was known
 	wait "$poll" || :
 	poll=
 	answer=$(cat "$answers")
