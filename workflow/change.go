@@ -51,7 +51,7 @@ type view struct {
 	base    *uint64                // last sequence of StreamAgent, once it was needed
 	looks   int                    // agents that picky classes have looked at
 
-	landed    chan []error      // the outcomes, once it was launched
+	flight    *flight           // once it was launched, if it writes anything
 	head      []storage.Txn     // the session's own Txn, when it is due
 	published []storage.IndexOp // due entries of facts that the stream has
 }

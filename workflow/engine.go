@@ -247,8 +247,8 @@ func (e *Engine) turn(ctx context.Context, inputs []*input) error {
 		if err != nil {
 			return err
 		}
-		e.launch(ctx, v)
-		if again, err = e.finish(v); err != nil {
+		e.launch(v)
+		if again, err = e.finish(ctx, v); err != nil {
 			return err
 		}
 	}
@@ -257,9 +257,9 @@ func (e *Engine) turn(ctx context.Context, inputs []*input) error {
 
 // pipeline takes inputs in chunks and returns those that must be decided again.
 func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input, err error) {
-	var before *view
-	defer func() { delete(e.flights, before) }() // one is left only by a panic; what it wrote stands, and its timers see to the rest
-	late := make(map[string]bool)                // runs with an input that is decided again: their later ones wait behind it
+	var ahead *view // launched, and not finished
+	defer func() { e.abandon(ctx, ahead) }()
+	late := make(map[string]bool) // runs with an input that is decided again: their later ones wait behind it
 	for first := true; first || len(inputs) > 0; first = false {
 		n := min(len(inputs), turnSize)
 		chunk := make([]*input, 0, n)
@@ -272,13 +272,16 @@ func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input,
 		}
 		inputs = inputs[n:]
 		v, err := e.prepare(ctx, chunk, 0)
-		if err == nil {
-			e.launch(ctx, v)
+		before := ahead
+		if ahead = v; err == nil {
+			e.launch(v)
+			if before != nil || len(inputs) > 0 { // there is something else to do meanwhile
+				v.flight.begin(ctx, e.cfg.Store)
+			}
 		}
-		more, ferr := e.finish(before)
-		before = v
+		more, ferr := e.finish(ctx, before)
 		if err := errors.Join(err, ferr); err != nil {
-			_, _ = e.finish(v) // what it wrote is acted on; the rest is decided again with all others
+			_, _ = e.finish(ctx, ahead) // what it wrote is acted on; the rest is decided again with all others
 			return nil, err
 		}
 		for _, in := range more {
@@ -286,7 +289,7 @@ func (e *Engine) pipeline(ctx context.Context, inputs []*input) (again []*input,
 		}
 		again = append(again, more...)
 	}
-	more, err := e.finish(before)
+	more, err := e.finish(ctx, ahead)
 	return append(again, more...), err
 }
 
@@ -342,9 +345,9 @@ func byRun(inputs []*input) [][]*input {
 	return groups
 }
 
-// launch sends all changes of a view to the store, in one round trip, when those launched before have been committed: later views are decided on what
-// earlier ones will have written.
-func (e *Engine) launch(ctx context.Context, v *view) {
+// launch makes the flight of a view: all its changes, to be sent to the store in one round trip when those launched before have been committed, since later
+// views are decided on what earlier ones will have written.
+func (e *Engine) launch(v *view) {
 	v.head = e.session.txns(v.now, v.changes, e.revs)
 	v.published = e.facts.published()
 	left := v.ride(v.published)
@@ -363,28 +366,21 @@ func (e *Engine) launch(ctx context.Context, v *view) {
 	if len(txns) == 0 {
 		return
 	}
-	before, done := e.lastFlight, make(chan struct{})
-	v.landed, e.lastFlight = make(chan []error, 1), done
+	v.flight = &flight{txns: txns, before: e.lastFlight, landed: make(chan struct{})}
+	e.lastFlight = v.flight.landed
 	e.flights[v] = true
-	go func() {
-		defer close(done)
-		if before != nil {
-			<-before
-		}
-		v.landed <- e.cfg.Store.Commit(ctx, txns...)
-	}()
 }
 
 // finish waits for the outcomes of a view's changes, acts on those that were written, and returns the inputs that must be decided again. While it waits
 // others may take their turn. A nil view has none.
-func (e *Engine) finish(v *view) (again []*input, err error) {
+func (e *Engine) finish(ctx context.Context, v *view) (again []*input, err error) {
 	if v == nil {
 		return nil, nil
 	}
 	var errs []error
-	if v.landed != nil {
+	if v.flight != nil {
 		e.mu.Unlock()
-		errs = <-v.landed
+		errs = v.flight.end(ctx, e.cfg.Store)
 		e.mu.Lock()
 		delete(e.flights, v)
 		e.cfg.Crash("workflow-after-commit")
@@ -418,6 +414,15 @@ func (e *Engine) finish(v *view) (again []*input, err error) {
 		e.cfg.Keeper.Alarm("the store lost this replica's last writes: checking")
 	}
 	return append(v.unsure, again...), nil
+}
+
+// abandon ends what a panic has left: the flight of a view that nobody finishes. What it writes stands, and its timers see to the rest.
+func (e *Engine) abandon(ctx context.Context, v *view) {
+	if v == nil || !e.flights[v] {
+		return
+	}
+	delete(e.flights, v)
+	v.flight.begin(ctx, e.cfg.Store) // those behind it wait for it
 }
 
 // settle acts on what a group has written, or returns the inputs that met a conflict and the error of a group that may be written or not.

@@ -251,6 +251,7 @@ func benchLatency(ctx context.Context, l *lab) ([]Figure, error) {
 		rate     int
 		p50, p99 string
 	}{{1000, "< 1.5 ms", ""}, {2000, "< 1.5 ms", "< 10 ms"}} {
+		before := l.cpu()
 		waits, err := f.latency(ctx, l.conn, r.rate, latencyTime)
 		if err != nil {
 			return figures, err
@@ -258,7 +259,10 @@ func benchLatency(ctx context.Context, l *lab) ([]Figure, error) {
 		name := fmt.Sprintf("start → agent at %d runs/s, ", r.rate)
 		figures = append(figures,
 			Figure{Name: name + "p50", Value: waits[len(waits)/2], Unit: "ms", Goal: r.p50},
-			Figure{Name: name + "p99", Value: waits[len(waits)*99/100], Unit: "ms", Goal: r.p99},
+			Figure{
+				Name: name + "p99", Value: waits[len(waits)*99/100], Unit: "ms", Goal: r.p99,
+				Note: fmt.Sprintf("CPU seconds in %s: %s", latencyTime, l.cpu().since(before)),
+			},
 		)
 	}
 	return figures, nil
