@@ -24,7 +24,7 @@ const (
 // How the durables of Ops-Core are made.
 const (
 	AckWait       = 10 * time.Second // unacknowledged and not renewed for so long: delivered again
-	MaxAckPending = 4096             // delivered and not acknowledged, over all replicas
+	MaxAckPending = 16_384           // delivered and not acknowledged, over all replicas
 )
 
 // History is how many messages of one subject are kept: of agents it is the depth of their history, of facts it bounds what one busy

@@ -60,7 +60,7 @@ func TestConsumerSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := d.CachedInfo().Config
-		if len(got.FilterSubjects) != tc.filters || got.AckWait != 10*time.Second || got.MaxDeliver != -1 || got.MaxAckPending != 4096 ||
+		if len(got.FilterSubjects) != tc.filters || got.AckWait != 10*time.Second || got.MaxDeliver != -1 || got.MaxAckPending != 16_384 ||
 			got.AckPolicy != jetstream.AckExplicitPolicy || got.DeliverPolicy != jetstream.DeliverAllPolicy {
 			t.Errorf("%s: %+v", tc.durable, got)
 		}

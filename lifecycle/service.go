@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	batchSize  = 2048   // messages folded together: the further behind, the more of them are about one agent
+	batchSize  = 4096   // messages folded together: the further behind, the more of them are about one agent
 	maxEarly   = 10_000 // agents that have reported but not registered
 	cacheSize  = 4096   // records and gates remembered with their revisions
 	maxTold    = 3      // deliveries of a command before its agent is called unknown
