@@ -150,8 +150,11 @@ func (o *indexOps) run(before, after *Run) {
 			o.remove(dueIndex, timer(timerEarly, after.ID))
 		}
 		before = &none
-		if after.Parent == nil { // children are found by their parent
+		switch {
+		case after.Parent == nil: // children are found by their parent
 			o.add(runIndex, after.ID, after.Created)
+		case after.Parent.Tree != "":
+			o.add(treeIndex(after.Parent.Tree), after.ID, after.Created)
 		}
 	}
 	o.queue(before, after)

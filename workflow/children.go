@@ -28,6 +28,7 @@ const (
 	codeTooManyItems  = "too_many_items"
 	codeLoopLimit     = "loop_limit"
 	codeTooDeep       = "too_deep"
+	codeTreeTooLarge  = "tree_too_large"
 	codeChildConflict = "child_conflict"
 	codeLost          = "lost"
 )
@@ -42,6 +43,7 @@ type ParentRef struct {
 	Born  time.Time `json:"born"`           // when the first of its ancestors was created
 	Only  string    `json:"only,omitzero"`  // the one task of the definition that it runs: what the task with forEach or loop does each time
 	Depth int       `json:"depth,omitzero"` // how many runs it is inside of
+	Tree  string    `json:"tree,omitzero"`  // what it is counted in, with all that the first of its ancestors and theirs have started
 	Clock bool      `json:"clock,omitzero"` // a run that it is inside of has a time limit, whose clock stands while this one waits for people
 
 	Previous *event.TaskError `json:"previous,omitzero"` // of the workflow inside of another: how it ended the last time that the task was tried
@@ -145,6 +147,7 @@ type Opened struct {
 	Round  int
 	Total  int
 	Pages  []event.Raw
+	Tree   int              // how many runs its tree has
 	Error  *event.TaskError // instead: why it cannot be known
 }
 
@@ -171,6 +174,7 @@ type Joined struct {
 type More struct {
 	TaskID string
 	Limit  int
+	Tree   int // how many runs its tree has
 }
 
 // Missing says that a child which should be active has no document: it is made again, under the same id.
@@ -283,6 +287,10 @@ func (d *decider) opened(in *Opened) {
 		d.failFor(rt, in.Error)
 		return
 	}
+	if in.Tree+in.Total > MaxTree { // rather than when most of it is done
+		d.failFor(rt, overgrown(in.Tree, in.Total))
+		return
+	}
 	k.Opened, k.Total = true, in.Total
 	d.out.Opened, d.out.Pages = rt.ID, in.Pages
 	if k.Total == 0 {
@@ -307,8 +315,13 @@ func (d *decider) more(in *More) {
 		return
 	}
 	k := d.changeKids(rt)
+	n := min(wants, in.Limit)
+	if n > 0 && in.Tree+n > MaxTree {
+		d.failFor(rt, overgrown(in.Tree, n))
+		return
+	}
 	k.Again = k.Again && in.Limit == 0
-	for range min(wants, in.Limit) {
+	for range n {
 		d.out.Spawn = append(d.out.Spawn, Spawn{TaskID: rt.ID, Round: rt.Attempt, Index: k.Next})
 		k.Active = append(k.Active, k.Next)
 		k.Next++

@@ -51,6 +51,7 @@
 //	ready/CLASS     run|task, by when it became ready, less 30 s for each step of its priority: exactly the tasks whose Class it is
 //	pending/QUEUE   runs that wait for their turn to begin, by when they were started: of a definition that is paused
 //	approvals       run|task that waits for a person's word, by since when
+//	tree/TREE       runs that a run has started and those that they have, by creation; a run that is run again has another tree
 //	early           runs that commands are kept for and that were not started yet: their documents are stubs
 //	classes         every class that has a ready task; the score is a random mark, so that an empty one is struck off only if nobody has joined it
 //	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
@@ -72,16 +73,15 @@
 //	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
 //	                x|agent                    of lifecycle: an agent whose time to drain is over
 //	                a|agent|cause|n            of lifecycle: a fact about an agent that is not known to be published
-//	                e|agent|run|task|attempt|seq
-//	                                           of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results
+//	                e|agent|run|task|attempt|seq   of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results
 //
 // # Goroutines
 //
 // [Engine.Run] starts these, and returns when they have: the consumer of the work stream calls [Engine.Handle]; fireTimers looks for what is due
-// ten times a second; drainInbox takes in the answers of agents and the hints of other replicas, and looks at what waits four times a
-// second; retire removes runs that ended long ago; two work reads what is too much for a turn, for tasks with children. The first three take their turns under one lock. A turn of many inputs is cut into chunks, and a
-// goroutine of its own commits one while the next is decided. Answers and hints come by goroutines of the connection, which only put them
-// into the inbox.
+// ten times a second; drainInbox takes in the answers of agents and the hints of other replicas, and looks at what waits four times a second; retire
+// removes runs that ended long ago; two work reads what is too much for a turn, for tasks with children. The first three take their turns under one
+// lock. A turn of many inputs is cut into chunks, and a goroutine of its own commits one while the next is decided. Answers and hints come by
+// goroutines of the connection, which only put them into the inbox.
 //
 // # States
 //
@@ -115,21 +115,18 @@
 //	                      └─► more failures than are tolerated ─► failed, and the others are cancelled
 //
 // What is put into one Txn: the parent with the children that it starts; the end of a child with the entry that tells its parent; the end of a task
-// with the entry that cancels its children. Open, join and the condition of a loop read much, so they are jobs besides the turns, whose findings are inputs. Whatever is lost with a
-// replica is found again by the task's timer.
+// with the entry that cancels its children. Open, join and the condition of a loop read much, so they are jobs besides the turns, whose findings are
+// inputs. Whatever is lost with a replica is found again by the task's timer. A tree has at most [MaxTree] runs below the first.
 //
 // A task is entered for a new round when the run goes on again from it, or when a workflow inside of it has failed and is tried again. The round is part of the
 // ids of its children, so those of the rounds before stay what they were; what went on of them is cancelled.
 //
 // # Rules
 //
-//   - An attempt is outdated only when its successor is assigned. Until then its result is taken, whatever has been decided meanwhile,
-//     and cancels the retry.
+//   - An attempt is outdated only when its successor is assigned. Until then its result is taken, whatever has been decided, and cancels the retry.
 //   - A rejection, silence, a process that was replaced and an agent that is lost spend no retry. An attempt that was not accepted in time, or whose lease ran out, does.
-//   - Every slot that is taken is freed once: by the result, by a refusal, or, after it was left to drain, by the agent's word that it stopped, by
-//     a late result or by the end of its grace.
-//   - Leases, the time to accept and the time of a run are judged by intake time, waits and back-off by the clock. Time in which NATS, the store or all
-//     replicas were away is none of theirs.
+//   - Every slot that is taken is freed once: by the result, a refusal or, once it drains, the agent's word, a late result or the end of its grace.
+//   - Leases, the time to accept and that of a run are judged by intake time, waits and back-off by the clock. Outages of NATS, the store or all replicas do not count.
 //   - What a lost agent held is given to others. Its slots stay in use: should it return it is told to stop, and they drain.
 //   - A repeat changes nothing. It is refused only when a successor has been assigned, or the task has ended otherwise, since.
 //   - An attempt is held to the output schema that its agent had registered when it was given to it ([RunTask].Schema). An input schema that a task does not fit
@@ -138,8 +135,7 @@
 //
 // # What happens to an attempt
 //
-// The last attempt of the task is the second, with a retry left; the first was rejected. "Older" is the first, "newer" a third. "-" is
-// nothing at all.
+// The last attempt of the task is the second, with a retry left; the first was rejected. "Older" is the first, "newer" a third. "-" is nothing.
 //
 //	EVENT                             TASK IS               RESULT
 //	given to an agent                 ready                 assigned
@@ -457,6 +453,8 @@
 //	                                    others                       -
 //	there are no items                  opening                      completed
 //	                                    others                       -
+//	items are too many for the tree     opening                      failed: tree_too_large
+//	                                    others                       -
 //	items cannot be known               opening                      failed: expression_error
 //	                                    others                       -
 //	room for more                       any                          -
@@ -464,6 +462,8 @@
 //	                                    others                       -
 //	… and is told again                 any                          -
 //	… and there is room for more        under way                    starts 1
+//	                                    others                       -
+//	… but none in the tree              under way                    failed: tree_too_large
 //	                                    others                       -
 //	a child has failed                  under way, paused            one less goes on
 //	                                    others                       -

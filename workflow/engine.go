@@ -89,12 +89,11 @@ type Engine struct {
 	watched  time.Time // when the watch was kept last; of fireTimers
 	facts    factSet
 	told     *storage.Cache[struct{}] // facts about agents that were published, until they are forgotten
-
-	limits *storage.Cache[*limiter]
-
-	jobs  jobList
-	plans memo[*plan]       // of tasks that have children
-	pages memo[[]event.Raw] // of items
+	limits   *storage.Cache[*limiter]
+	trees    *storage.Cache[treeCount] // by their indexes
+	jobs     jobList
+	plans    memo[*plan]       // of tasks that have children
+	pages    memo[[]event.Raw] // of items
 }
 
 // NewEngine makes an Engine.
@@ -111,6 +110,7 @@ func NewEngine(cfg Config) *Engine {
 		defs:    storage.NewCache[*Definition](defCache),
 		latest:  storage.NewCache[*latest](defCache),
 		limits:  storage.NewCache[*limiter](defCache),
+		trees:   storage.NewCache[treeCount](defCache),
 		classes: make(map[string]*class),
 		picky:   make(map[string][]*class),
 		flights: make(map[*view]bool),

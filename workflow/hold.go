@@ -115,14 +115,18 @@ func (e *Engine) queueDue(ctx context.Context, queue string, op *storage.IndexOp
 }
 
 // inform completes an input by what other documents say when it is decided.
-func (e *Engine) inform(ctx context.Context, v *view, c *change, in Input) (Input, error) {
+func (e *Engine) inform(ctx context.Context, v *view, c *change, in Input) (what Input, err error) {
 	switch i := in.(type) {
 	case *Tick, *Begin:
 		return e.beginning(ctx, v, c, in)
 	case *ChildAsks:
 		return e.lookAtChild(ctx, v, c, i)
+	case *Opened:
+		i.Tree, err = e.treeSize(ctx, v, c.after, i.Total)
+	case *More:
+		i.Tree, err = e.treeSize(ctx, v, c.after, maxSpawn)
 	}
-	return in, nil
+	return in, err
 }
 
 // beginning turns the timer of a pending run whose time has come, or its turn, into what is to be decided.

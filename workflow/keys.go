@@ -76,6 +76,9 @@ func readyIndex(class string) storage.Index { return storage.Index("ready/" + cl
 // pendingIndex orders the runs that wait for their turn in a queue by when they were started.
 func pendingIndex(queue string) storage.Index { return storage.Index("pending/" + queue) }
 
+// treeIndex lists the runs of a tree but the first, by creation.
+func treeIndex(tree string) storage.Index { return storage.Index("tree/" + tree) }
+
 // A timer's member says what to look at. Its parts are tokens, which hold no '|'.
 const (
 	timerTask     = "t"                 // t|run|task

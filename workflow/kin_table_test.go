@@ -39,11 +39,13 @@ func childrenTable(t *testing.T) string {
 	}{
 		{"items are known", []Input{known}},
 		{"there are no items", []Input{&Opened{TaskID: "each", Round: one}}},
+		{"items are too many for the tree", []Input{&Opened{TaskID: "each", Round: one, Total: 3, Tree: MaxTree - 2}}},
 		{"items cannot be known", []Input{&Opened{TaskID: "each", Round: one, Error: &event.TaskError{Code: "expression_error"}}}},
 		{"room for more", []Input{more}},
 		{"a child has completed", []Input{ended(0, nil)}},
 		{"… and is told again", []Input{ended(0, nil), ended(0, nil)}},
 		{"… and there is room for more", []Input{ended(0, nil), more}},
+		{"… but none in the tree", []Input{ended(0, nil), &More{TaskID: "each", Limit: maxSpawn, Tree: MaxTree}}},
 		{"a child has failed", []Input{ended(0, broke)}},
 		{"… and another", []Input{ended(0, broke), ended(1, broke)}},
 		{"a child of another round has ended", []Input{&ChildEnded{TaskID: "each", Round: one + 1, State: event.RunCompleted}}},

@@ -270,9 +270,12 @@ func (b *removal) add(ctx context.Context, r *Run, d storage.Doc) error {
 	}
 	b.remove(d)
 	b.txn.LogDelete = append(b.txn.LogDelete, timelineLog(r.ID))
-	if r.Parent == nil { // others are not listed
+	switch {
+	case r.Parent == nil: // others are not listed
 		b.gone = append(b.gone, d.Key)
 		b.txn.IndexRemove = append(b.txn.IndexRemove, storage.IndexOp{Index: runIndex, Member: r.ID}, storage.IndexOp{Index: endedIndex, Member: r.ID})
+	case r.Parent.Tree != "":
+		b.txn.IndexRemove = append(b.txn.IndexRemove, storage.IndexOp{Index: treeIndex(r.Parent.Tree), Member: r.ID})
 	}
 	return nil
 }

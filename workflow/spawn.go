@@ -94,6 +94,7 @@ func (e *Engine) spawn(ctx context.Context, v *view, c *change) ([]*change, erro
 		if err := e.countSlots(ctx, v, child); err != nil {
 			return nil, err
 		}
+		e.grow(c.after)
 		children = append(children, child)
 	}
 	return children, nil
@@ -148,7 +149,7 @@ func (e *Engine) meet(ctx context.Context, v *view, c *change, s Spawn, there *R
 func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Spawn) (*Start, error) {
 	parent, t := c.after, c.def.Find(s.TaskID)
 	ref := &ParentRef{
-		Run: parent.ID, Task: s.TaskID, Round: s.Round, Index: s.Index, Items: t.ForEach != nil || t.Loop != nil, Born: parent.born(), Depth: parent.depth() + 1,
+		Run: parent.ID, Task: s.TaskID, Round: s.Round, Index: s.Index, Items: t.ForEach != nil || t.Loop != nil, Born: parent.born(), Depth: parent.depth() + 1, Tree: parent.tree(),
 		Clock: c.def.RunTimeoutSeconds > 0 || parent.Parent != nil && parent.Parent.Clock,
 	}
 	start := &Start{
