@@ -34,7 +34,7 @@ func openRedis(t *testing.T, server *storagetest.RedisServer) *redisstore.Store 
 
 func started(t *testing.T, store storage.Store, conn *bus.Conn) *Keeper {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	k := NewKeeper(store, conn, bustest.Log(t), func() {})
 	if err := k.Check(ctx); err != nil {

@@ -107,7 +107,7 @@ func (f *fleet) command(kind event.CommandKind, agent string) event.Outcome {
 
 func (f *fleet) call(subject string, body any) event.Outcome {
 	f.Helper()
-	ctx, cancel := context.WithTimeout(f.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(f.Context(), time.Minute)
 	defer cancel()
 	o, _, err := f.conn.Call(ctx, &nats.Msg{Subject: subject, Data: event.MustMarshal(body)})
 	if err != nil {

@@ -49,7 +49,7 @@ func (f *agentFacts) next(cause string) *event.Fact {
 				f.t.Fatalf("the agent is said to be %s, want %s", fact.Cause, cause)
 			}
 			return &fact
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			f.t.Fatalf("it is not said that the agent is %s", cause)
 		}
 	}

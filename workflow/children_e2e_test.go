@@ -116,9 +116,9 @@ func TestForEachOnTwoReplicas(t *testing.T) {
 		b.serve(t, fmt.Sprintf("a%d", i), []string{"double"}, double)
 	}
 	b.call(t, event.KindWorkflowApply, "map", mapOver("map", workflow.ForEach{MaxParallel: 50}))
-	input, want := doubles(250)
+	input, want := doubles(160)
 	var runs []string
-	for range 4 {
+	for range 3 {
 		runs = append(runs, uuid.NewString())
 		b.call(t, event.KindRunStart, runs[len(runs)-1], &event.RunStart{WorkflowID: "map", Input: input})
 	}

@@ -86,7 +86,7 @@ func replica(t *testing.T, conn *bus.Conn, store storage.Store, crash func(point
 // call sends a command and fails the test unless it is accepted.
 func (b *bundle) call(t *testing.T, kind event.CommandKind, key string, body any) event.Outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	m := nats.NewMsg(event.CommandSubject(kind, event.MustToken(key)))
 	m.Data = event.MustMarshal(body)
@@ -112,7 +112,7 @@ func (b *bundle) purge(t *testing.T) {
 // say publishes what an agent says and fails the test unless it is accepted.
 func (b *bundle) say(t *testing.T, verb event.Verb, id string, body any) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	m := nats.NewMsg(event.AgentSubject(verb, event.MustToken(id)))
 	m.Data = event.MustMarshal(body)
@@ -143,7 +143,7 @@ func (b *bundle) serve(t *testing.T, id string, caps []string, h agent.Handler) 
 // ended waits until a run has ended.
 func (b *bundle) ended(t *testing.T, run string) *event.Run {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		r, err := b.runs.Run(t.Context(), run)
 		if err == nil && r.State.Final() {
 			return r

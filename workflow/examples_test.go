@@ -125,7 +125,7 @@ func (b *bundle) runExample(t *testing.T, id string, ex *workflows.Run) {
 // ask sends a command and returns what became of it.
 func (b *bundle) ask(t *testing.T, kind event.CommandKind, key string, body any) event.Outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	m := nats.NewMsg(event.CommandSubject(kind, event.MustToken(key)))
 	m.Data = event.MustMarshal(body)

@@ -163,7 +163,7 @@ func TestAnAttemptIsHeldToTheSchemaOfItsAssignment(t *testing.T) {
 		}
 	})
 	result := func(task *event.Task, output string) event.Outcome {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		m := nats.NewMsg(event.AgentSubject(event.VerbResult, "a"))
 		m.Data = event.MustMarshal(&event.Result{AttemptRef: task.Ref(), Status: event.StatusCompleted, Output: event.Raw(output)})

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 15 * time.Second
+const patience = time.Minute
 
 func makeStream(js jetstream.JetStream, name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -358,7 +358,7 @@ func TestShutdownTellsClientsOnOpenConnections(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("Serve does not return")
 	}
 }

@@ -203,7 +203,7 @@ func readFile(t *testing.T, name string) string {
 
 // soon is a context for what must happen at once.
 func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -97,7 +97,7 @@ func (a *agentProcess) says(want string) {
 		if got != want {
 			a.t.Fatalf("the agent says %q, want %q", got, want)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		a.t.Fatalf("the agent does not say %q", want)
 	}
 }
@@ -121,7 +121,7 @@ func TestAFrozenAgentIsToldToStopWhenItReturns(t *testing.T) {
 	frozen.says("begun " + run)
 	w.agent("other", 1, time.Millisecond, "one")
 	frozen.signal(syscall.SIGSTOP)
-	w.complete([]string{run}, 30*time.Second)
+	w.complete([]string{run}, 90*time.Second)
 
 	frozen.signal(syscall.SIGCONT)
 	frozen.says("ended " + run)

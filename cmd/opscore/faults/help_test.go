@@ -31,7 +31,7 @@ func (w *world) applyRaw(id, definition string) {
 	w.t.Helper()
 	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
 	m.Data = []byte(definition)
-	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	if o, _, err := w.conn.Call(ctx, m); err != nil || !o.OK {
 		w.t.Fatalf("apply %s: %v %v", id, err, o.Error)
@@ -43,7 +43,7 @@ func (w *world) publishWorkflow(id string, caps ...string) {
 	w.t.Helper()
 	m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
 	m.Data = []byte(sequence(id, caps))
-	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	if _, err := w.conn.Publish(ctx, m); err != nil {
 		w.t.Fatal(err)

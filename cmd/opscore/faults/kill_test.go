@@ -162,7 +162,7 @@ func TestTimeWithoutAReplicaIsNoTasksTime(t *testing.T) {
 	w.replica(allRoles, "")
 	<-time.After(2 * time.Second) // in which the attempt would be called over, several times
 	w.publish(event.VerbResult, "slow", &event.Result{AttemptRef: task.Ref(), Status: event.StatusCompleted})
-	w.complete([]string{run}, 30*time.Second)
+	w.complete([]string{run}, 90*time.Second)
 	history, err := workflow.NewQueries(store).History(t.Context(), run)
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func TestPlainTCPAgent(t *testing.T) {
 			task.RunID, task.TaskID, task.Attempt, task.Token))
 		break
 	}
-	w.complete([]string{run}, 10*time.Second)
+	w.complete([]string{run}, 90*time.Second)
 }
 
 // plainAgent is a TCP connection and a reader of it.
@@ -53,7 +53,7 @@ func dialPlain(t *testing.T, addr string) *plainAgent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	a := &plainAgent{t: t, conn: conn, in: bufio.NewReader(conn)}

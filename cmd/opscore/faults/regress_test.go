@@ -91,11 +91,11 @@ func TestEngineDownWhileResultsWait(t *testing.T) {
 	}
 	w.applyRaw("short", `{"id":"short","tasks":[{"taskId":"t1","agentCapability":"one","timeoutSeconds":3,"retry":{"attempts":0}}]}`)
 	runs := w.startMany("short", 40, time.Millisecond, nil)
-	w.until("all tasks have begun", 10*time.Second, func() bool { return w.ledger.count() == 40 })
+	w.until("all tasks have begun", time.Minute, func() bool { return w.ledger.count() == 40 })
 	r.kill()
 	<-time.After(engineDown)
 	w.replica(allRoles, "")
-	w.complete(runs, 30*time.Second)
+	w.complete(runs, 90*time.Second)
 	w.ledger.auditOnce(runs, 1)
 }
 
@@ -116,7 +116,7 @@ func TestIdleWakesTheDispatcher(t *testing.T) {
 	var waits []time.Duration
 	for range 21 {
 		a.say(t, event.VerbState, &event.State{State: "busy"})
-		w.until("the agent is busy", 10*time.Second, func() bool {
+		w.until("the agent is busy", time.Minute, func() bool {
 			got, err := agents.Get(t.Context(), "raw")
 			return err == nil && got.State == "busy" && !got.Available
 		})
@@ -130,7 +130,7 @@ func TestIdleWakesTheDispatcher(t *testing.T) {
 		task := a.next(t)
 		waits = append(waits, time.Since(begin))
 		a.say(t, event.VerbResult, &event.Result{AttemptRef: task.Ref(), Status: event.StatusCompleted})
-		w.until("the result was taken in", 10*time.Second, func() bool {
+		w.until("the result was taken in", time.Minute, func() bool {
 			got, err := agents.Get(t.Context(), "raw")
 			return err == nil && len(got.Held) == 0
 		})
@@ -165,7 +165,7 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 			}
 		}
 	}
-	w.complete(runs, 30*time.Second)
+	w.complete(runs, 90*time.Second)
 	w.ledger.auditOnce(runs, 2)
 }
 
@@ -199,7 +199,7 @@ func (w *world) rawAgent(id string, caps ...string) *rawAgent {
 
 func (a *rawAgent) say(t *testing.T, verb event.Verb, body any) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	m := nats.NewMsg(event.AgentSubject(verb, a.id))
 	m.Data = event.MustMarshal(body)
@@ -213,7 +213,7 @@ func (a *rawAgent) next(t *testing.T) *event.Task {
 	select {
 	case task := <-a.tasks:
 		return task
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no task came")
 		return nil
 	}
