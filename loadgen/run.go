@@ -251,11 +251,8 @@ func (l *load) watch(ctx context.Context, stop func()) {
 
 // note keeps the point of the time that has just passed and shows it.
 func (l *load) note(now time.Time, took time.Duration, g gathered) {
-	p := Point{
-		Second: now.Sub(l.begun).Seconds(), Users: int(l.users.Load()),
-		RPS: float64(g.requests) / took.Seconds(), Failures: float64(g.failures) / took.Seconds(),
-		P50Ms: g.all.percentile(50), P95Ms: g.all.percentile(95), P99Ms: g.all.percentile(99),
-	}
+	p := Point{Second: now.Sub(l.begun).Seconds(), Users: int(l.users.Load())}
+	g.point(&p, took)
 	if l.cfg.Sample != nil {
 		l.cfg.Sample(&p)
 	}
@@ -277,14 +274,12 @@ func (l *load) result() *Result {
 	if n := len(l.series); n > 0 {
 		took = time.Duration(l.series[n-1].Second * float64(time.Second))
 	}
-	total := l.stats.totals().operation(took)
 	r := &Result{
 		Scenario: l.scenario.Name, Seed: l.cfg.Seed, StartedAt: l.begun.UTC(), Seconds: took.Seconds(), Transport: l.cfg.Transport,
 		PeakUsers: l.started, Machine: ThisMachine(), Versions: map[string]string{}, Processes: map[string]Process{},
-		Total: total, Requests: total.Requests, Failures: total.Failures, RPS: total.RPS, P50Ms: total.Latency.P50, P99Ms: total.Latency.P99,
-		Operations: l.stats.operations(took), Errors: l.stats.errorClasses(), Spans: l.stats.spanQuantiles(),
-		Unsent: l.unsent, Series: l.series, StopCause: l.stopCause,
+		Spans: l.stats.spanQuantiles(), Unsent: l.unsent, Series: l.series, StopCause: l.stopCause,
 	}
+	l.stats.sum(r, took)
 	for _, limit := range l.cfg.Limits {
 		r.Thresholds = append(r.Thresholds, limit.judge(l.stats, took))
 	}

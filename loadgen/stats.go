@@ -158,6 +158,12 @@ func (s *statistics) gather() gathered {
 	return g
 }
 
+// point says in a point what was gathered over a time.
+func (g gathered) point(p *Point, over time.Duration) {
+	p.RPS, p.Failures = float64(g.requests)/over.Seconds(), float64(g.failures)/over.Seconds()
+	p.P50Ms, p.P95Ms, p.P99Ms = g.all.percentile(50), g.all.percentile(95), g.all.percentile(99)
+}
+
 func (m *measured) add(from *measured) {
 	m.requests += from.requests
 	m.failures += from.failures
@@ -218,6 +224,14 @@ func (m *measured) operation(over time.Duration) Operation {
 		o.MeanBytes = float64(m.bytes) / float64(m.requests)
 	}
 	return o
+}
+
+// sum says in a result what was gathered so far, over a time.
+func (s *statistics) sum(r *Result, over time.Duration) {
+	r.Total = s.totals().operation(over)
+	r.Requests, r.Failures, r.RPS = r.Total.Requests, r.Total.Failures, r.Total.RPS
+	r.P50Ms, r.P99Ms = r.Total.Latency.P50, r.Total.Latency.P99
+	r.Operations, r.Errors = s.operations(over), s.errorClasses()
 }
 
 // operations sums up all operations gathered so far over a time.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -167,7 +169,7 @@ func writePlan(w io.Writer, plan []loadgen.Strike) error {
 	return t.Flush()
 }
 
-// writeChaosTable writes how many faults there were, the ledger and the verdict.
+// writeChaosTable writes how many faults there were, how long requests took meanwhile, the ledger and the verdict.
 func writeChaosTable(w io.Writer, r *loadgen.Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	count := make(map[[2]string]int)
@@ -181,6 +183,11 @@ func writeChaosTable(w io.Writer, r *loadgen.Result) error {
 	fmt.Fprintln(t, "FAULT\tTARGET\tTIMES")
 	for _, key := range order {
 		fmt.Fprintf(t, "%s\t%s\t%d\n", key[0], key[1], count[key])
+	}
+	fmt.Fprintln(t, "\nREQUEST\tCOUNT\tFAILED\tP50 ms\tP99 ms\tMAX ms")
+	for _, name := range slices.Sorted(maps.Keys(r.Operations)) {
+		o := r.Operations[name]
+		fmt.Fprintf(t, "%s\t%d\t%d\t%.1f\t%.1f\t%.1f\n", name, o.Requests, o.Failures, o.Latency.P50, o.Latency.P99, o.Latency.Max)
 	}
 	l := r.Ledger
 	fmt.Fprintf(t, "\nACKED\tSTORED\tLOST\tDOUBLED\tOUT OF ORDER\tSTUCK\tOVER SLOT\tUNCONFIRMED\n%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n\n",

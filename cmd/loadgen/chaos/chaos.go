@@ -62,7 +62,7 @@ func Run(ctx context.Context, cfg Config) (_ *loadgen.Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
-	c := &chaos{cfg: cfg, env: e, plan: plan, journal: loadgen.NewJournal(), began: time.Now()}
+	c := &chaos{cfg: cfg, env: e, plan: plan, journal: loadgen.NewJournal(), meter: loadgen.NewMeter(), began: time.Now()}
 	return c.run(ctx)
 }
 
@@ -71,6 +71,7 @@ type chaos struct {
 	env     *env.Env
 	plan    []loadgen.Strike
 	journal *loadgen.Journal
+	meter   *loadgen.Meter
 	began   time.Time
 
 	mu     sync.Mutex
@@ -172,8 +173,9 @@ func (c *chaos) result(o outcome) *loadgen.Result {
 	r := &loadgen.Result{
 		Scenario: "chaos", Seed: c.cfg.Seed, StartedAt: c.began, Seconds: c.cfg.Time.Seconds(), Transport: "nats",
 		Machine: loadgen.ThisMachine(), Versions: map[string]string{"go": runtime.Version()},
-		Requests: int64(c.journal.Sent()), Ledger: o.ledger, Processes: c.env.Processes(), Series: c.series, Faults: c.faults,
+		Ledger: o.ledger, Processes: c.env.Processes(), Series: c.series, Faults: c.faults,
 	}
+	c.meter.Sum(r, c.cfg.Time)
 	r.Verdict = o.verdict(c.faults)
 	if stall, ok := c.journal.Stalls(c.faults, c.began, c.cfg.Time); ok {
 		r.Spans = map[string]loadgen.Quantiles{loadgen.StallSpan: stall}
@@ -255,6 +257,7 @@ func (c *chaos) sample(ctx context.Context) {
 		case <-tick.C:
 		}
 		var p loadgen.Point
+		c.meter.Point(&p)
 		c.env.Sample(&p)
 		c.mu.Lock()
 		p.Second = time.Since(c.began).Seconds()

@@ -46,6 +46,11 @@ func breakIt(t *testing.T, cfg Config) {
 	if atLeast := int64(cfg.Time.Seconds() * cfg.Rate); r.Ledger.Acked < atLeast || r.Ledger.Stored != r.Ledger.Acked {
 		t.Errorf("%d acknowledged, %d stored, want at least %d", r.Ledger.Acked, r.Ledger.Stored, atLeast)
 	}
+	for _, name := range []string{opStart, opState, opPost} { // most are answered: what is refused proves nothing
+		if o := r.Operations[name]; o.Requests == 0 || o.Failures*2 > o.Requests || o.Latency.P50 <= 0 {
+			t.Errorf("%s: %d requests, %d failed, p50 %.1f ms: %v", name, o.Requests, o.Failures, o.Latency.P50, r.Errors)
+		}
+	}
 	if r.Processes[env.Replica(1)].CPUSeconds == 0 || len(r.Series) < int(cfg.Time.Seconds())-1 {
 		t.Errorf("processes are %+v, and there are %d samples", r.Processes, len(r.Series))
 	}

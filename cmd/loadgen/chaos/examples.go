@@ -98,12 +98,13 @@ func newExamples(ctx, working context.Context, l *load) (*examples, error) {
 }
 
 // startExample starts the n-th run, sends it the signals that it needs, and says a person's word when it asks.
-func (l *load) startExample(ctx context.Context, n int) {
+func (l *load) startExample(ctx context.Context, due time.Time, n int) {
 	x := l.examples
 	p := x.plan[n%len(x.plan)]
 	run := uuid.NewString()
 	body := &event.RunStart{WorkflowID: p.workflow, Input: p.run.Input}
-	if !l.publish(ctx, l.c.journal.Send(loadgen.KindStart, run), event.CommandSubject(event.KindRunStart, run), event.MustMarshal(body)) {
+	start := message{opStart, event.CommandSubject(event.KindRunStart, run), event.MustMarshal(body), due, 0}
+	if !l.publish(ctx, l.c.journal.Send(loadgen.KindStart, run), start) {
 		return
 	}
 	x.mu.Lock()
@@ -127,7 +128,7 @@ func (l *load) startExample(ctx context.Context, n int) {
 
 // tell sends a command about a run that is not in the journal: how the run ends tells whether it was taken in.
 func (l *load) tell(ctx context.Context, kind event.CommandKind, run string, body *event.RunCommand) {
-	if _, err := l.send(ctx, event.CommandSubject(kind, run), event.MustMarshal(body)); err != nil {
+	if _, err := l.send(ctx, message{opTell, event.CommandSubject(kind, run), event.MustMarshal(body), time.Now(), 0}); err != nil {
 		l.c.cfg.Log.Warn("a command was not sent", "kind", kind, "run_id", run, "err", err)
 	}
 }

@@ -182,39 +182,58 @@ func (l *load) startRuns(ctx context.Context, rate float64) {
 	var under sync.WaitGroup
 	defer under.Wait()
 	for i := 1; ; i++ {
+		var due time.Time
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case due = <-tick.C:
 		}
 		under.Go(func() {
 			if l.examples != nil {
-				l.startExample(ctx, i)
+				l.startExample(ctx, due, i)
 				return
 			}
 			run := uuid.NewString()
-			if l.startRun(ctx, run) && i%cancelEvery == 0 {
+			if l.startRun(ctx, due, run) && i%cancelEvery == 0 {
 				l.cancelRun(ctx, run)
 			}
 		})
 	}
 }
 
-func (l *load) startRun(ctx context.Context, run string) bool {
+func (l *load) startRun(ctx context.Context, due time.Time, run string) bool {
 	n := l.c.journal.Send(loadgen.KindStart, run)
 	body := &event.RunStart{WorkflowID: workflowID, Input: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
-	return l.publish(ctx, n, event.CommandSubject(event.KindRunStart, run), event.MustMarshal(body))
+	return l.publish(ctx, n, message{opStart, event.CommandSubject(event.KindRunStart, run), event.MustMarshal(body), due, 0})
 }
 
 func (l *load) cancelRun(ctx context.Context, run string) {
 	n := l.c.journal.Send(loadgen.KindCancel, run)
 	body := &event.RunCommand{Reason: "chaos"}
-	l.publish(ctx, n, event.CommandSubject(event.KindRunCancel, run), event.MustMarshal(body))
+	l.publish(ctx, n, message{opTell, event.CommandSubject(event.KindRunCancel, run), event.MustMarshal(body), time.Now(), 0})
+}
+
+// The operations, by what is sent how.
+const (
+	opStart    = "PUB run"
+	opTell     = "PUB command"
+	opRegister = "PUB register"
+	opState    = "PUB state"
+	opPost     = "POST state"
+)
+
+// message is what is sent over NATS.
+type message struct {
+	operation string
+	subject   string
+	body      []byte
+	due       time.Time
+	interval  time.Duration // until its sender sends the next one; 0 when that does not wait for this one
 }
 
 // publish sends a message until a stream has it. It may take longer than the load: what is under way is brought to its end.
-func (l *load) publish(ctx context.Context, n uint64, subject string, body []byte) bool {
-	ack, err := l.send(ctx, subject, body)
+func (l *load) publish(ctx context.Context, n uint64, m message) bool {
+	ack, err := l.send(ctx, m)
 	if err != nil {
 		return false
 	}
@@ -222,12 +241,13 @@ func (l *load) publish(ctx context.Context, n uint64, subject string, body []byt
 	return true
 }
 
-func (l *load) send(ctx context.Context, subject string, body []byte) (bus.Ack, error) {
+func (l *load) send(ctx context.Context, m message) (bus.Ack, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendPatience)
 	defer cancel()
-	m := nats.NewMsg(subject)
-	m.Data = body
-	return l.conn.Publish(ctx, m)
+	sent := time.Now()
+	ack, err := l.conn.Publish(ctx, &nats.Msg{Subject: m.subject, Data: m.body})
+	l.c.meter.Done(loadgen.Request{Operation: m.operation, Intended: m.due, Sent: sent, Interval: m.interval, Err: err})
+	return ack, err
 }
 
 // talk registers an agent and reports its state again and again, one report after the other.
@@ -235,60 +255,66 @@ func (l *load) talk(ctx context.Context, i int, rate float64) {
 	id := fmt.Sprintf("talker-%02d", i)
 	byHTTP := i%2 == 0
 	dice := rand.New(rand.NewPCG(l.c.cfg.Seed, uint64(i)))
-	tick := time.NewTicker(time.Duration(float64(time.Second) / rate))
+	every := time.Duration(float64(time.Second) / rate)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for registered := false; ; {
+		var due time.Time
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case due = <-tick.C:
 		}
 		switch {
 		case !registered:
-			registered = l.register(ctx, id)
+			registered = l.register(ctx, due, id)
 		case byHTTP:
-			l.reportHTTP(ctx, id, dice)
+			sent := time.Now()
+			err := l.reportHTTP(ctx, id, dice)
+			l.c.meter.Done(loadgen.Request{Operation: opPost, Intended: due, Sent: sent, Interval: every, Err: err})
 		default:
 			n := l.c.journal.Send(loadgen.KindState, id)
 			body := &event.State{State: words[dice.IntN(len(words))], Details: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
-			l.publish(ctx, n, event.AgentSubject(event.VerbState, id), event.MustMarshal(body))
+			l.publish(ctx, n, message{opState, event.AgentSubject(event.VerbState, id), event.MustMarshal(body), due, every})
 		}
 	}
 }
 
 var words = []string{"idle", "active", "error", "finished"}
 
-func (l *load) register(ctx context.Context, id string) bool {
+func (l *load) register(ctx context.Context, due time.Time, id string) bool {
 	n := l.c.journal.Send(loadgen.KindRegister, id)
 	body := &event.Register{AgentName: id, Version: "1", Capabilities: []string{"talking"}, Metadata: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
-	return l.publish(ctx, n, event.AgentSubject(event.VerbRegister, id), event.MustMarshal(body))
+	return l.publish(ctx, n, message{opRegister, event.AgentSubject(event.VerbRegister, id), event.MustMarshal(body), due, 0})
 }
 
 // reportHTTP sends a report to any replica. What is not answered may be stored or not.
-func (l *load) reportHTTP(ctx context.Context, id string, dice *rand.Rand) {
+func (l *load) reportHTTP(ctx context.Context, id string, dice *rand.Rand) error {
 	n := l.c.journal.Send(loadgen.KindState, id)
 	body := fmt.Sprintf(`{"agentId":%q,"timestamp":%q,"state":%q,"details":{"n":%d}}`,
 		id, time.Now().UTC().Format(time.RFC3339Nano), words[dice.IntN(len(words))], n)
 	url := l.c.env.URLs[dice.IntN(len(l.c.env.URLs))] + "/v1/opscore/agent/" + id + "/state"
 	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
-		return
+		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+l.c.env.Key)
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := l.http.Do(req)
 	if err != nil {
-		return
+		return err
 	}
 	_ = resp.Body.Close()
-	switch {
-	case resp.StatusCode == http.StatusOK:
-		stream, seq, _ := strings.Cut(resp.Header.Get("Opscore-Sequence"), "/")
-		number, _ := strconv.ParseUint(seq, 10, 64)
-		l.c.journal.Ack(n, loadgen.Position{Stream: stream, Seq: number})
-	case resp.StatusCode < http.StatusInternalServerError:
-		l.c.journal.Refuse(n, resp.Status)
+	if resp.StatusCode != http.StatusAccepted {
+		if resp.StatusCode < http.StatusInternalServerError {
+			l.c.journal.Refuse(n, resp.Status)
+		}
+		return loadgen.StatusError(resp.StatusCode)
 	}
+	stream, seq, _ := strings.Cut(resp.Header.Get("Opscore-Sequence"), "/")
+	number, _ := strconv.ParseUint(seq, 10, 64)
+	l.c.journal.Ack(n, loadgen.Position{Stream: stream, Seq: number})
+	return nil
 }
 
 // stop ends the agents; what they still have to report is stored when it returns, unless NATS does not answer.
