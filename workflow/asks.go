@@ -93,7 +93,7 @@ func asksTurned(before, after *Run) time.Time {
 
 // asksDue tells a parent that a child has begun to wait for people, or has ceased to. Which of it is true is looked at when that is decided.
 func (e *Engine) asksDue(ctx context.Context, id string, op *storage.IndexOp) ([]*input, error) {
-	child, err := e.remembered(ctx, id)
+	child, err := e.reread(ctx, id, (*Run).exists)
 	if err != nil {
 		return nil, err
 	}

@@ -364,14 +364,21 @@ func (d *decider) enterAgent(t *Task, rt *RunTask) {
 		return
 	}
 	d.told(rt)
+	d.offer(rt)
+}
+
+// offer puts a task into the queue of those that may do it. What is for nobody, since no agent has done the task whose agent is to do it, is offered to the
+// next fallback, and has failed when there is none.
+func (d *decider) offer(rt *RunTask) {
 	d.makeReady(rt)
-	if rt.Class == "" {
-		message := "task " + rt.ID + " has no agentCapability and no agent was named when the run was started"
-		if s := t.Select; s != nil {
-			message = "no agent has done task " + s.SameAs + ", and task " + rt.ID + " is for the same"
-		}
-		d.failFor(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: message})
+	if rt.Class != "" {
+		return
 	}
+	message := "task " + rt.ID + " has no agentCapability and no agent was named when the run was started"
+	if s := d.task(rt.ID).wants(rt.Fallback); s != nil {
+		message = "no agent has done task " + s.SameAs + ", and task " + rt.ID + " is for the same"
+	}
+	d.giveOn(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: message})
 }
 
 // task returns a task of the definition; an empty one if it has none of that id, because the definition is missing from the store.

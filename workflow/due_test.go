@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -238,5 +239,76 @@ func TestTheEntryOfALoopsChildGoesWithoutAParentThatWaits(t *testing.T) {
 				t.Errorf("%v is left", left)
 			}
 		})
+	}
+}
+
+// A replica that remembers of a run only the commands which came before its start finds a child of it ended: it reads the run again, and tells it what the child
+// has brought.
+func TestAChildIsToldOfByAReplicaThatRemembersItsParentNotStarted(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{`"workflow":{"id":"in"}`, `"agentCapability":"c","loop":{"while":"output.n < 0","max":3}`} {
+		def, err := Parse(event.Raw(`{"id":"w","tasks":[{"taskId":"a",` + body + `}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stub := &Run{Version: 1, ID: runID, Control: &Control{Own: true}}
+		parent := &Run{Version: 2, ID: runID, Workflow: "w", DefVersion: "v", State: event.RunRunning, Created: noon, Total: 1, Tasks: []RunTask{{
+			ID: "a", State: event.TaskWaiting, Attempt: 1, Kids: &Children{Round: 1, Opened: true, Next: 1, Active: []int{0}}, Look: noon.Add(time.Hour),
+		}}}
+		child := &Run{
+			Version: 2, ID: childID(runID, "a", 1, 0), Workflow: "in", State: event.RunCompleted, Created: noon, Ended: noon, Output: event.Raw(`{"n":7}`),
+			Parent: &ParentRef{Run: runID, Task: "a", Round: 1, Born: noon, Depth: 1},
+		}
+		op := storage.IndexOp{Index: dueIndex, Member: endTimer(child), Score: storage.Score(noon.UnixMicro())}
+		d := onDuty(t, map[storage.Key]any{runKey(runID): parent, runKey(child.ID): child, versionKey("w", "v"): def}, op)
+		d.runs.Store(runKey(runID), "old", stub)
+		d.look(op)
+		if j, ok := d.jobs.take(); ok {
+			if err := d.do(t.Context(), j); err != nil {
+				t.Fatal(err)
+			}
+			d.heed()
+		}
+		r, err := NewQueries(d.store).readRun(t.Context(), runID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.State != event.RunCompleted || string(r.Find("a").Output) != `{"n":7}` || len(d.due()) > 1 {
+			t.Errorf("%s: due %v, the run is %s", body, d.due(), event.MustMarshal(r))
+		}
+	}
+}
+
+// The children of a task that is for the agent of another go to that agent, also when the other has left the document of the run.
+func TestChildrenAreForTheAgentOfATaskThatIsKeptApart(t *testing.T) {
+	t.Parallel()
+	tasks := []Task{{TaskID: "a", AgentCapability: "c"}, {TaskID: "each", Node: Node{
+		Select: &Select{SameAs: "a"}, DependsOn: []string{"a"}, ForEach: &ForEach{Items: "[1, 2]"},
+	}}}
+	for i := range inlineTasks {
+		tasks = append(tasks, Task{TaskID: fmt.Sprint("f", i)})
+	}
+	def, err := Parse(event.MustMarshal(&Definition{ID: "w", Tasks: tasks}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := &Run{
+		Version: 3, ID: runID, Workflow: "w", DefVersion: "v", State: event.RunRunning, Created: noon, Total: len(tasks), Marks: make([]byte, len(tasks)/2),
+		Tasks: []RunTask{{
+			ID: "each", State: event.TaskWaiting, Attempt: 1, Kids: &Children{Round: 1, Opened: true, Total: 2}, Look: noon,
+		}},
+	}
+	run.setMark(0, markCompleted)
+	op := storage.IndexOp{Index: dueIndex, Member: timer(timerTask, runID, "each"), Score: storage.Score(noon.UnixMicro())}
+	d := onDuty(t, map[storage.Key]any{
+		runKey(runID): run, versionKey("w", "v"): def, itemsKey(runID, "each", 1, 0): []int{1, 2},
+		runTaskKey(runID, "a"): &RunTask{ID: "a", State: event.TaskCompleted, Attempt: 1, Agent: "ann"},
+	}, op)
+	d.look(op)
+	for i := range 2 {
+		child, err := NewQueries(d.store).readRun(t.Context(), childID(runID, "each", 1, i))
+		if err != nil || child == nil || len(child.Tasks) != 1 || child.Tasks[0].Class != "a:ann" {
+			t.Errorf("child %d: %v, %s", i, err, event.MustMarshal(child))
+		}
 	}
 }

@@ -95,7 +95,7 @@ func (d *decider) giveOn(t *RunTask, e *event.TaskError) {
 	if how := d.task(t.ID).OnFailure; how != nil && t.Fallback < len(how.Fallback) {
 		t.Fallback++
 		t.Tries = 0
-		d.makeReady(t)
+		d.offer(t)
 		return
 	}
 	d.failFor(t, e)

@@ -88,6 +88,34 @@ func TestATaskGoesToTheAgentOfAnother(t *testing.T) {
 	}
 }
 
+// What is for the agent of a task that no agent has done goes to the next fallback, wherever it stands in the row; without one it has failed.
+func TestATaskForTheAgentOfATaskThatNobodyHasDone(t *testing.T) {
+	t.Parallel()
+	const source = `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c","when":"input.a"},{"taskId":"b","agentCapability":"c"},
+		{"taskId":"j","join":"any","dependsOn":["a","b"],"retry":{"attempts":0},%s}]}`
+	for _, tt := range []struct{ name, task, class string }{
+		{"it fails", `"select":{"sameAs":"a"}`, ""},
+		{"its fallback", `"select":{"sameAs":"a"},"onFailure":{"fallback":[{"capability":"spare"}]}`, "c:spare"},
+		{"as a fallback", `"agentCapability":"c","onFailure":{"fallback":[{"sameAs":"a"}]}`, ""},
+		{"as a fallback, and the next", `"agentCapability":"c","onFailure":{"fallback":[{"sameAs":"a"},{"sameAs":"a"},{"capability":"spare"}]}`, "c:spare"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := tell(t, fmt.Sprintf(source, tt.task), &event.RunStart{Input: event.Raw(`{"a":false}`)})
+			s.does("b")
+			if j := s.task("j"); j.Class == "c:c" {
+				s.fails("j", "broke")
+			}
+			switch j := s.task("j"); {
+			case tt.class != "" && (j.State != event.TaskReady || j.Class != tt.class):
+				t.Errorf("it is %s", event.MustMarshal(j))
+			case tt.class == "" && (j.State != event.TaskFailed || j.Error.Code != "invalid" || s.run.State != event.RunFailed):
+				t.Errorf("the run is %s", event.MustMarshal(s.run))
+			}
+		})
+	}
+}
+
 const saga = `{"id":"d","retry":{"attempts":0},"tasks":[
 	{"taskId":"a","agentCapability":"c","compensate":{"select":{"capability":"undo"},"parameters":{"was":"${{ tasks.a.output }}"}}},
 	{"taskId":"b","agentCapability":"c","dependsOn":["a"]},

@@ -20,6 +20,8 @@ type plot struct {
 	when   map[string]premise // by task
 	cases  map[string][]int   // by task that switches: values that lead to its cases, in order; -1 always
 	bodies map[string]bool    // by task that script says nothing of: whether it completes once it has begun
+	bound  map[string]string  // by task: the one whose agent is to do it
+	alone  map[string]bool    // by such a task: whether it completes although nobody has done the other
 }
 
 // brings reports whether a task that completes brings its value.
@@ -120,10 +122,34 @@ func (p *plot) fateOf(t *Task, fates fatesOf) event.TaskState {
 			return event.TaskSkipped
 		}
 	}
-	if !p.succeeds(t) {
+	done := p.succeeds(t)
+	if p.forNobody(t, fates) {
+		done = p.alone[t.TaskID]
+	}
+	if !done {
 		return event.TaskFailed
 	}
 	return event.TaskCompleted
+}
+
+// forNobody reports whether a task is for the agent of another that no agent was given.
+func (p *plot) forNobody(t *Task, fates fatesOf) bool {
+	other := p.bound[t.TaskID]
+	return other != "" && !p.given(p.def.Find(other), fates)
+}
+
+// given reports whether a task for agents, which has ended, was given to one.
+func (p *plot) given(t *Task, fates fatesOf) bool {
+	switch fates[t.TaskID] {
+	case event.TaskCompleted:
+		return true
+	case event.TaskFailed:
+		if c, ok := p.when[t.TaskID]; ok && !c.safe && !(p.brings(p.def.Find(c.task)) && fates[c.task] == event.TaskCompleted) {
+			return false // its condition has no value
+		}
+		return !p.forNobody(t, fates) || t.OnFailure != nil && len(t.OnFailure.Fallback) > 0
+	}
+	return false
 }
 
 // edge reports whether there is an edge between two tasks, whether it is certain that it is taken or not, and which.

@@ -140,11 +140,11 @@ func (e *Engine) childDue(ctx context.Context, id string, op *storage.IndexOp) (
 	if child == nil || child.Parent == nil || !child.State.Final() {
 		return nothing(op), nil
 	}
-	parent, err := e.remembered(ctx, child.Parent.Run)
+	parent, err := e.reread(ctx, child.Parent.Run, (*Run).exists) // what is remembered may be only the commands that were kept for its start
 	if err != nil {
 		return nil, err
 	}
-	if parent == nil {
+	if !parent.exists() {
 		return nothing(op), nil
 	}
 	def, err := e.definitionOf(ctx, parent)

@@ -247,7 +247,11 @@ func (s *stage) compare(ctx context.Context, run *Run, fates fatesOf, state even
 			continue
 		}
 		if want, known := s.scene.outputs[t.TaskID]; known && got == event.TaskCompleted {
-			s.compareOutput(run, rt, want)
+			failing := s.scene.failing[t.TaskID]
+			if s.scene.forNobody(t, fates) && t.ForEach != nil {
+				want, failing = make([]any, len(failing)), slices.Repeat([]bool{true}, len(failing))
+			}
+			s.compareOutput(run, rt, want, failing)
 		}
 	}
 	if run.Completed != completed {
@@ -276,7 +280,7 @@ func (s *stage) task(ctx context.Context, run *Run, id string) (*RunTask, event.
 }
 
 // compareOutput compares what a task has brought.
-func (s *stage) compareOutput(run *Run, rt *RunTask, want any) {
+func (s *stage) compareOutput(run *Run, rt *RunTask, want any, failing []bool) {
 	raw := rt.Output
 	if rt.Big {
 		docs, err := s.store.Get(s.done, outputKey(run.ID, rt.ID, rt.Attempt))
@@ -290,7 +294,7 @@ func (s *stage) compareOutput(run *Run, rt *RunTask, want any) {
 		s.t.Errorf("the output of %s is %s: %v", rt.ID, raw, err)
 		return
 	}
-	for i, bad := range s.scene.failing[rt.ID] {
+	for i, bad := range failing {
 		item, _ := got.([]any)[i].(map[string]any)
 		if (item["error"] != nil) != bad {
 			s.t.Errorf("item %d of %s is %v", i, rt.ID, item)

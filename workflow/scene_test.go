@@ -43,7 +43,10 @@ func ptr[T any](v T) *T { return &v }
 // scenes draws what is played on the stage.
 func scenes() *rapid.Generator[*scene] {
 	return rapid.Custom(func(t *rapid.T) *scene {
-		p := &plot{values: make(map[string]int), when: make(map[string]premise), cases: make(map[string][]int), bodies: make(map[string]bool)}
+		p := &plot{
+			values: make(map[string]int), when: make(map[string]premise), cases: make(map[string][]int), bodies: make(map[string]bool),
+			bound: make(map[string]string), alone: make(map[string]bool),
+		}
 		s := &scene{
 			plot: p, input: make(map[string]any), signals: make(map[string]bool), words: make(map[string]string),
 			outputs: make(map[string]any), failing: make(map[string][]bool), seats: make(map[string]int), risks: make(map[string]float64),
@@ -66,6 +69,7 @@ func scenes() *rapid.Generator[*scene] {
 		def.Tasks = rapid.Permutation(def.Tasks).Draw(t, "places")
 		def.Tasks[0].DependsOn = append([]string{}, def.Tasks[0].DependsOn...)
 		p.premises(t, def)
+		p.bindings(t, def)
 		parsed, err := Parse(event.MustMarshal(def))
 		if err != nil {
 			panic(fmt.Sprintf("%v: %s", err, event.MustMarshal(def)))
@@ -146,6 +150,7 @@ func (s *scene) agentBody(t *rapid.T, task *Task) {
 	if task.OnFailure != nil && len(task.OnFailure.Fallback) > 0 && !s.bodies[id] {
 		task.Retry.NonRetryable = []string{asFinal}
 		s.bodies[id] = spare == asGood
+		s.alone[id] = spare == asGood
 	}
 	s.outputs[id] = map[string]any{"n": s.values[id]}
 	if rapid.Bool().Draw(t, "picky") {
@@ -199,7 +204,7 @@ func (s *scene) eachBody(t *rapid.T, task *Task) {
 		task.ForEach.Tolerate = rapid.IntRange(1, 3).Draw(t, "tolerate")
 		tolerated = task.ForEach.Tolerate
 	}
-	s.bodies[id] = fails <= tolerated
+	s.bodies[id], s.alone[id] = fails <= tolerated, len(items) <= tolerated
 	s.outputs[id] = brings
 }
 
@@ -249,6 +254,36 @@ func (p *plot) premises(t *rapid.T, def *Definition) {
 			}
 			p.when[task.TaskID] = c
 			task.When = c.source()
+		}
+	}
+}
+
+// bindings lets tasks be done by the agents that have done others, which are certain to have ended, or makes those agents their first fallback.
+func (p *plot) bindings(t *rapid.T, def *Definition) {
+	byAgent := func(task *Task) bool { return task.AgentCapability != "" || task.Select != nil }
+	for i := range def.Tasks {
+		task := &def.Tasks[i]
+		if !byAgent(task) || task.Join != nil && string(task.Join) != `"all"` {
+			continue
+		}
+		var others []string
+		for _, id := range task.DependsOn {
+			if other := &def.Tasks[slices.IndexFunc(def.Tasks, func(t Task) bool { return t.TaskID == id })]; byAgent(other) && other.ForEach == nil && other.Loop == nil {
+				others = append(others, id)
+			}
+		}
+		if len(others) == 0 {
+			continue
+		}
+		other := rapid.SampledFrom(others).Draw(t, "same as")
+		switch rapid.IntRange(0, 3).Draw(t, "bound") {
+		case 0, 1:
+			task.AgentCapability, task.Select = "", &Select{SameAs: other}
+			p.bound[task.TaskID] = other
+		case 2:
+			if task.OnFailure != nil && len(task.OnFailure.Fallback) > 0 { // it does no better than the agents before
+				task.OnFailure.Fallback = append([]Select{{SameAs: other}}, task.OnFailure.Fallback...)
+			}
 		}
 	}
 }

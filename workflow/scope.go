@@ -16,6 +16,7 @@ import (
 type plan struct {
 	input *expr.Template // nil: there is none
 	scope *expr.Scope
+	agent string // that they are all for, empty for whoever takes them
 }
 
 // memo remembers values that never change: small ones by the hundred, large ones only a few.
@@ -69,9 +70,13 @@ func (e *Engine) plan(ctx context.Context, v *view, c *change, t *Task, round in
 	}
 	var size int
 	var err error
-	p.scope, size, err = scopeOf(c.def, c.after, refs, func(need []storage.Key, into map[storage.Key]event.Raw) (int, error) {
+	load := func(need []storage.Key, into map[storage.Key]event.Raw) (int, error) {
 		return e.load(ctx, v, c, need, into)
-	})
+	}
+	p.scope, size, err = scopeOf(c.def, c.after, refs, load)
+	if err == nil && t.Workflow == nil && t.Select != nil {
+		p.agent, err = agentOf(c.def, c.after, t.Select.SameAs, load)
+	}
 	if err == nil {
 		e.plans.store(key, p, size)
 	}
@@ -96,6 +101,25 @@ func scopeOf(def *Definition, r *Run, refs expr.Refs, load loader) (s *expr.Scop
 		d.out.Need, d.at.Last = nil, size > maxLoaded
 	}
 	return nil, size, err
+}
+
+// agentOf returns the agent that has done a task, empty if none has. The task may have left the document of its run.
+func agentOf(def *Definition, r *Run, taskID string, load loader) (string, error) {
+	if taskID == "" {
+		return "", nil
+	}
+	d := &decider{def: def, run: r, at: At{Data: make(map[storage.Key]event.Raw)}}
+	t, known := d.whole(taskID)
+	if !known {
+		if _, err := load(d.out.Need, d.at.Data); err != nil {
+			return "", loadError{err}
+		}
+		t, _ = d.whole(taskID)
+	}
+	if t == nil {
+		return "", nil
+	}
+	return t.Agent, nil
 }
 
 // loadError says that the store did not answer: no fault of an expression.

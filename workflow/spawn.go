@@ -159,17 +159,12 @@ func (e *Engine) childStart(ctx context.Context, v *view, c, child *change, s Sp
 	if t.ForEach == nil && t.Loop == nil {
 		ref.Previous = parent.Find(s.TaskID).Error
 	}
-	if t.Workflow == nil && t.Select != nil && t.Select.SameAs != "" {
-		if same := parent.Find(t.Select.SameAs); same != nil {
-			start.Event.AgentID = same.Agent
-		}
-	}
 	problem, err := e.childDefinition(ctx, parent, t, start, child)
 	if err != nil {
 		return nil, err
 	}
 	if problem == nil {
-		start.Event.Input, problem, err = e.childInput(ctx, v, c, t, s)
+		problem, err = e.tellChild(ctx, v, c, t, s, start.Event)
 	}
 	if start.Problem = problem; err != nil {
 		return nil, err
@@ -217,26 +212,26 @@ func (e *Engine) childDefinition(ctx context.Context, parent *Run, t *Task, star
 	return nil, nil
 }
 
-// childInput makes the input of a child: the parameters of its task, or the input of the workflow that it runs, seen from its parent. Without any it is
-// given the item, or what the time before has brought.
-func (e *Engine) childInput(ctx context.Context, v *view, c *change, t *Task, s Spawn) (event.Raw, *event.TaskError, error) {
+// tellChild puts into the start of a child which agent it is for, and its input: the parameters of its task, or the input of the workflow that it runs, seen from
+// its parent. Without any it is given the item, or what the time before has brought.
+func (e *Engine) tellChild(ctx context.Context, v *view, c *change, t *Task, s Spawn, start *event.RunStart) (problem *event.TaskError, err error) {
 	p, err := e.plan(ctx, v, c, t, s.Round)
 	if err != nil {
-		problem, err := failure(err)
-		return nil, problem, err
+		return failure(err)
 	}
+	start.AgentID = p.agent
 	scope := p.scope
 	switch {
 	case t.ForEach != nil:
 		item, problem, err := e.item(ctx, c, s)
 		if problem != nil || err != nil {
-			return nil, problem, err
+			return problem, err
 		}
 		scope = scope.With(item, s.Index)
 	case t.Loop != nil:
 		last, err := e.lastOutput(ctx, c.after.ID, s)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		scope = scope.With(nil, s.Index)
 		scope.Output = last
@@ -248,12 +243,13 @@ func (e *Engine) childInput(ctx context.Context, v *view, c *change, t *Task, s 
 		return p.input.Render(scope, maxChildInput)
 	})
 	if err != nil {
-		return nil, evalError(err), nil
+		return evalError(err), nil
 	}
 	if in.Kind() != '{' {
-		return nil, &event.TaskError{Code: string(event.CodeInvalid), Message: "the input must be an object"}, nil
+		return &event.TaskError{Code: string(event.CodeInvalid), Message: "the input must be an object"}, nil
 	}
-	return in, nil, nil
+	start.Input = in
+	return nil, nil
 }
 
 // maxChildInput leaves room for what else goes with a task to its agent.

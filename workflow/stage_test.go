@@ -91,7 +91,7 @@ func newStage(t *testing.T, sc *scene, seed uint64) *stage {
 		t: t, scene: sc, server: bustest.Server(t), store: store, began: time.Now(),
 		dice: rand.New(rand.NewPCG(seed, 1)), count: make(map[string]int),
 	}
-	s.watch = newWatcher(t)
+	s.watch = newWatcher(t, sc.def)
 	s.conn = bustest.Dial(t, s.server)
 	if _, err := s.conn.NC().Subscribe(event.FactSubject("run", runID), s.heard); err != nil {
 		t.Fatal(err)

@@ -20,11 +20,13 @@ type watcher struct {
 	held  map[string]string // by attempt: agents that were ever given it
 	ended map[string][]string
 	limit map[string]*limiter
+	def   *Definition                  // of the run that is played; its children follow it, or others
+	agent map[string]map[string]string // by run and task: the last one that it was given to
 }
 
-func newWatcher(t *testing.T) *watcher {
+func newWatcher(t *testing.T, def *Definition) *watcher {
 	return &watcher{
-		t: t, runs: make(map[string]*Run), gates: make(map[string]*lifecycle.Gate), held: make(map[string]string), ended: make(map[string][]string),
+		t: t, def: def, agent: make(map[string]map[string]string), runs: make(map[string]*Run), gates: make(map[string]*lifecycle.Gate), held: make(map[string]string), ended: make(map[string][]string),
 		limit: make(map[string]*limiter),
 	}
 }
@@ -91,9 +93,34 @@ func (w *watcher) run(id string, data []byte) {
 		if t.held() && t.Attempt > old.Attempt && before.State == event.RunPaused && after.State == event.RunPaused {
 			w.t.Errorf("attempt %d of %s was given to %s while run %s was paused", t.Attempt, t.ID, t.Agent, id)
 		}
+		if t.held() && (t.Attempt > old.Attempt || !old.held()) {
+			w.given(after, t)
+		}
 		if t.State == event.TaskCompleted && old.State != event.TaskCompleted {
 			w.completed(id, t.ID)
 		}
+	}
+}
+
+// given looks at a task that is given to an agent: what is for the agent of another task goes to that one.
+func (w *watcher) given(r *Run, t *RunTask) {
+	if w.agent[r.ID] == nil {
+		w.agent[r.ID] = make(map[string]string)
+	}
+	w.agent[r.ID][t.ID] = t.Agent
+	home, task := r.ID, w.def.Find(t.ID)
+	if p := r.Parent; p != nil && p.Run == runID && p.Only != "" {
+		home = runID
+	}
+	if home != runID || task == nil {
+		return
+	}
+	s := task.wants(t.Fallback)
+	if of, is := strings.CutSuffix(t.ID, undoSuffix); is && s.SameAs == "" && s.Capability == "" {
+		s = &Select{SameAs: of}
+	}
+	if s != nil && s.SameAs != "" && t.Agent != w.agent[home][s.SameAs] {
+		w.t.Errorf("%s, which is for the agent of %s, was given to %s, not to %s", t.ID, s.SameAs, t.Agent, w.agent[home][s.SameAs])
 	}
 }
 
