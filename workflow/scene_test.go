@@ -61,6 +61,7 @@ func scenes() *rapid.Generator[*scene] {
 			s.body(t, &task)
 			def.Tasks = append(def.Tasks, task)
 		}
+		p.bindings(t, def.Tasks)
 		if rapid.IntRange(0, 7).Draw(t, "large") == 0 {
 			for i := range inlineTasks {
 				def.Tasks = append(def.Tasks, Task{TaskID: fmt.Sprint("f", i)})
@@ -69,7 +70,6 @@ func scenes() *rapid.Generator[*scene] {
 		def.Tasks = rapid.Permutation(def.Tasks).Draw(t, "places")
 		def.Tasks[0].DependsOn = append([]string{}, def.Tasks[0].DependsOn...)
 		p.premises(t, def)
-		p.bindings(t, def)
 		parsed, err := Parse(event.MustMarshal(def))
 		if err != nil {
 			panic(fmt.Sprintf("%v: %s", err, event.MustMarshal(def)))
@@ -144,11 +144,12 @@ func (s *scene) agentBody(t *rapid.T, task *Task) {
 	task.Parameters = event.Raw(fmt.Sprintf(`{"as":%q,"spare":%q,"n":%d,"pad":%s}`, as, spare, s.values[id], pad))
 	task.Retry, task.TimeoutSeconds = patient, rapid.Float64Range(2, 4).Draw(t, "timeout")
 	if as == asBad {
-		task.Retry = &Retry{Attempts: ptr(rapid.IntRange(0, 2).Draw(t, "retries")), InitialSeconds: 0.1, MaxSeconds: 0.2}
+		retries := *patient // with what mishaps bring
+		retries.Codes = map[string]Retry{asBad: {Attempts: ptr(rapid.IntRange(0, 2).Draw(t, "retries"))}}
+		task.Retry = &retries
 	}
 	s.bodies[id] = as == asGood || as == asFlaky
 	if task.OnFailure != nil && len(task.OnFailure.Fallback) > 0 && !s.bodies[id] {
-		task.Retry.NonRetryable = []string{asFinal}
 		s.bodies[id] = spare == asGood
 		s.alone[id] = spare == asGood
 	}
@@ -258,32 +259,30 @@ func (p *plot) premises(t *rapid.T, def *Definition) {
 	}
 }
 
-// bindings lets tasks be done by the agents that have done others, which are certain to have ended, or makes those agents their first fallback.
-func (p *plot) bindings(t *rapid.T, def *Definition) {
-	byAgent := func(task *Task) bool { return task.AgentCapability != "" || task.Select != nil }
-	for i := range def.Tasks {
-		task := &def.Tasks[i]
-		if !byAgent(task) || task.Join != nil && string(task.Join) != `"all"` {
+// bindings lets tasks be done by the agents that have done others, which are certain to have ended before, or makes those agents their first fallback. Each of
+// the tasks comes after those before it.
+func (p *plot) bindings(t *rapid.T, tasks []Task) {
+	var others []string // done by agents
+	for i := range tasks {
+		task := &tasks[i]
+		if task.AgentCapability == "" && task.Select == nil {
 			continue
 		}
-		var others []string
-		for _, id := range task.DependsOn {
-			if other := &def.Tasks[slices.IndexFunc(def.Tasks, func(t Task) bool { return t.TaskID == id })]; byAgent(other) && other.ForEach == nil && other.Loop == nil {
-				others = append(others, id)
+		bound, sure := rapid.IntRange(0, 5).Draw(t, "bound"), task.Join == nil || string(task.Join) == `"all"`
+		if sure && bound < 4 && len(others) > 0 {
+			other := rapid.SampledFrom(others).Draw(t, "same as")
+			if !slices.Contains(task.DependsOn, other) {
+				task.DependsOn = append(task.DependsOn, other)
 			}
-		}
-		if len(others) == 0 {
-			continue
-		}
-		other := rapid.SampledFrom(others).Draw(t, "same as")
-		switch rapid.IntRange(0, 3).Draw(t, "bound") {
-		case 0, 1:
-			task.AgentCapability, task.Select = "", &Select{SameAs: other}
-			p.bound[task.TaskID] = other
-		case 2:
-			if task.OnFailure != nil && len(task.OnFailure.Fallback) > 0 { // it does no better than the agents before
+			if bound < 3 {
+				task.AgentCapability, task.Select = "", &Select{SameAs: other}
+				p.bound[task.TaskID] = other
+			} else if task.OnFailure != nil && len(task.OnFailure.Fallback) > 0 { // it does no better than the agents before
 				task.OnFailure.Fallback = append([]Select{{SameAs: other}}, task.OnFailure.Fallback...)
 			}
+		}
+		if task.ForEach == nil && task.Loop == nil {
+			others = append(others, task.TaskID)
 		}
 	}
 }
