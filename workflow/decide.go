@@ -367,20 +367,6 @@ func (d *decider) enterAgent(t *Task, rt *RunTask) {
 	d.offer(rt)
 }
 
-// offer puts a task into the queue of those that may do it. What is for nobody, since no agent has done the task whose agent is to do it, is offered to the
-// next fallback, and has failed when there is none.
-func (d *decider) offer(rt *RunTask) {
-	d.makeReady(rt)
-	if rt.Class != "" {
-		return
-	}
-	message := "task " + rt.ID + " has no agentCapability and no agent was named when the run was started"
-	if s := d.task(rt.ID).wants(rt.Fallback); s != nil {
-		message = "no agent has done task " + s.SameAs + ", and task " + rt.ID + " is for the same"
-	}
-	d.giveOn(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: message})
-}
-
 // task returns a task of the definition; an empty one if it has none of that id, because the definition is missing from the store.
 func (d *decider) task(id string) *Task {
 	if t := d.def.Find(id); t != nil {

@@ -101,6 +101,20 @@ func (d *decider) giveOn(t *RunTask, e *event.TaskError) {
 	d.failFor(t, e)
 }
 
+// offer puts a task into the queue of those that may do it. What is for nobody, since no agent has done the task whose agent is to do it, is offered to the
+// next fallback, and has failed when there is none.
+func (d *decider) offer(rt *RunTask) {
+	d.makeReady(rt)
+	if rt.Class != "" {
+		return
+	}
+	message := "task " + rt.ID + " has no agentCapability and no agent was named when the run was started"
+	if s := d.task(rt.ID).wants(rt.Fallback); s != nil {
+		message = "no agent has done task " + s.SameAs + ", and task " + rt.ID + " is for the same"
+	}
+	d.giveOn(rt, &event.TaskError{Code: string(event.CodeInvalid), Message: message})
+}
+
 // failFor ends a task for good. The run goes on if the task says how, else it has failed.
 func (d *decider) failFor(t *RunTask, e *event.TaskError) {
 	t.Error = e
