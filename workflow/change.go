@@ -127,14 +127,34 @@ func (c *change) conditions() []storage.Cond {
 }
 
 // timer moves a timer from one time to another; the zero time means that there is none.
-func (o *indexOps) timer(member func() string, before, after time.Time) {
+func (o *indexOps) timer(index storage.Index, member func() string, before, after time.Time) {
 	switch {
 	case before.Equal(after):
 	case after.IsZero():
-		o.remove(dueIndex, member())
+		o.remove(index, member())
 	default:
-		o.add(dueIndex, member(), after)
+		o.add(index, member(), after)
 	}
+}
+
+// timers is the index in which the timer of a task stands.
+func (t *RunTask) timers() storage.Index {
+	if t.Kids != nil && t.State == event.TaskWaiting {
+		return kinIndex
+	}
+	return dueIndex
+}
+
+// moveTimer is timer for a task, whose timer may go from one index to another.
+func (o *indexOps) moveTimer(runBefore, run *Run, before, after *RunTask) {
+	member := func() string { return timer(timerTask, run.ID, after.ID) }
+	from, to, is := before.timers(), after.timers(), run.look(after)
+	was := runBefore.look(before)
+	if from != to {
+		o.timer(from, member, was, time.Time{})
+		was = time.Time{}
+	}
+	o.timer(to, member, was, is)
 }
 
 func (o *indexOps) run(before, after *Run) {
@@ -158,19 +178,20 @@ func (o *indexOps) run(before, after *Run) {
 		}
 	}
 	o.queue(before, after)
-	o.timer(func() string { return timer(timerRun, after.ID) }, before.Look, after.Look)
+	o.timer(dueIndex, func() string { return timer(timerRun, after.ID) }, before.Look, after.Look)
 	if at := pauseTurned(before, after); !at.IsZero() {
 		for i := range after.Tasks {
 			if k := after.Tasks[i].Kids; k != nil && len(k.Active) > 0 {
-				o.add(dueIndex, timer(timerKin, after.ID, after.Tasks[i].ID), at)
+				o.add(kinIndex, timer(timerKin, after.ID, after.Tasks[i].ID), at)
 			}
 		}
 	}
 	if at := asksTurned(before, after); !at.IsZero() {
-		o.add(dueIndex, timer(timerAsks, after.ID), at)
+		o.add(kinIndex, timer(timerAsks, after.ID), at)
 	}
 	if after.State.Final() && (!before.State.Final() || after.Parent == nil) { // each that changes it has a version of its own
-		o.add(dueIndex, endTimer(after), after.Ended.Add(AskAgain))
+		op := endDue(after)
+		o.addScore(op.Index, op.Member, op.Score)
 		if after.Parent == nil {
 			o.add(endedIndex, after.ID, after.Ended)
 		}
@@ -213,9 +234,9 @@ func (o *indexOps) queue(before, after *Run) {
 }
 
 func (o *indexOps) task(runBefore, run *Run, before, after *RunTask) {
-	o.timer(func() string { return timer(timerTask, run.ID, after.ID) }, runBefore.look(before), run.look(after))
+	o.moveTimer(runBefore, run, before, after)
 	if before.leaves(after) {
-		o.add(dueIndex, timer(timerKin, run.ID, after.ID), after.Ended)
+		o.add(kinIndex, timer(timerKin, run.ID, after.ID), after.Ended)
 	}
 	if was, is := before.asks(), after.asks(); was != is {
 		if is {

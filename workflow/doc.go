@@ -57,7 +57,7 @@
 //	free/CAP        of lifecycle: agents that are free, least recently used first: exactly the gates that are
 //	able/CAP        of lifecycle: agents that would be, but for slots, a back-off or a breaker; by when the breaker lets a task through
 //	due/workflow    what to look at, and when:
-//	                t|run|task                 a task whose Look is set
+//	                t|run|task                 any other task whose Look is set
 //	                r|run                      a run whose Look is set
 //	                f|run|version              a final fact that is not known to be published
 //	                l|run|task|attempt         a dead letter of a task whose retries are spent, not known to be stored
@@ -66,14 +66,16 @@
 //	                q|queue                    runs that wait in a queue may begin
 //	                b|agent                    an agent whose back-off ends, or whose breaker lets a task through again
 //	                s|schedule                 the next tick of a schedule
-//	                p|run                      a child that has ended, until its parent has taken that in
-//	                w|run                      a child that has begun or ceased to wait for people, until its parent has taken that in
-//	                c|run|task                 a task that has ended before its children, until they have; or was paused or resumed
 //	                m|queue                    a limiter that has room, while runs wait for it
 //	                g|agent                    of lifecycle: an agent whose process was replaced, or that is lost
 //	                x|agent                    of lifecycle: an agent whose time to drain is over
 //	                a|agent|cause|n            of lifecycle: a fact about an agent that is not known to be published
 //	                e|agent|run|task|attempt|seq   of lifecycle: an attempt that the state at seq has ended, of an agent that knows no results
+//	due/kin         the same between parents and children, of which a tree of runs may have very many at the same time:
+//	                t|run|task                 a task that waits for its children
+//	                p|run                      a child that has ended, until its parent has taken that in
+//	                w|run                      a child that has begun or ceased to wait for people, until its parent has taken that in
+//	                c|run|task                 a task that has ended before its children, until they have; or was paused or resumed
 //
 // # Goroutines
 //
@@ -129,8 +131,7 @@
 //   - Leases, the time to accept and that of a run are judged by intake time, waits and back-off by the clock. Outages of NATS, the store or all replicas do not count.
 //   - What a lost agent held is given to others. Its slots stay in use: should it return it is told to stop, and they drain.
 //   - A repeat changes nothing. It is refused only when a successor has been assigned, or the task has ended otherwise, since.
-//   - An attempt is held to the output schema that its agent had registered when it was given to it ([RunTask].Schema). An input schema that a task does not fit
-//     is remembered with the task, whose class then asks for agents with others.
+//   - An attempt is held to the output schema that its agent had when it was given to it; a task remembers which input schemas it does not fit.
 //   - Only the agent, process and token that an attempt was given to can say anything of it.
 //
 // # What happens to an attempt
@@ -311,8 +312,7 @@
 //
 // # What follows from a failure
 //
-// A task that can be undone has completed before. What has failed for good is tried by the next fallback; then the task has failed, and with
-// it the run unless onFailure says how it goes on.
+// A task that can be undone has completed before. What has failed for good is tried by the next fallback, then fails the run unless onFailure goes on.
 //
 //	TASK HAS                             ONFAILURE SAYS  TASK IS
 //	failed, a retry is left              any             retrying

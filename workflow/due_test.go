@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
@@ -210,7 +212,7 @@ func TestTheEntryOfALoopsChildGoesWithoutAParentThatWaits(t *testing.T) {
 		Version: 4, ID: ref.ID(), Workflow: "w", DefVersion: "v", State: event.RunCompleted, Created: noon, Ended: noon, Total: 1, Parent: ref, LastDone: "l",
 		Tasks: []RunTask{{ID: "l", State: event.TaskCompleted, Attempt: 1, Agent: "ann", Output: event.Raw(`1`), Ended: noon}},
 	}
-	op := storage.IndexOp{Index: dueIndex, Member: endTimer(child), Score: 7}
+	op := storage.IndexOp{Index: dueIndex, Member: endDue(child).Member, Score: 7} // as versions before the index of its own had it
 	docs := map[storage.Key]any{runKey(runID): parent, runKey(child.ID): child, versionKey("w", "v"): def}
 	for name, parentThere := range map[string]bool{"its task has ended": true, "it is gone": false} {
 		t.Run(name, func(t *testing.T) {
@@ -259,7 +261,7 @@ func TestAChildIsToldOfByAReplicaThatRemembersItsParentNotStarted(t *testing.T) 
 			Version: 2, ID: childID(runID, "a", 1, 0), Workflow: "in", State: event.RunCompleted, Created: noon, Ended: noon, Output: event.Raw(`{"n":7}`),
 			Parent: &ParentRef{Run: runID, Task: "a", Round: 1, Born: noon, Depth: 1},
 		}
-		op := storage.IndexOp{Index: dueIndex, Member: endTimer(child), Score: storage.Score(noon.UnixMicro())}
+		op := storage.IndexOp{Index: dueIndex, Member: endDue(child).Member, Score: storage.Score(noon.UnixMicro())}
 		d := onDuty(t, map[storage.Key]any{runKey(runID): parent, runKey(child.ID): child, versionKey("w", "v"): def}, op)
 		d.runs.Store(runKey(runID), "old", stub)
 		d.look(op)
@@ -309,6 +311,90 @@ func TestChildrenAreForTheAgentOfATaskThatIsKeptApart(t *testing.T) {
 		child, err := NewQueries(d.store).readRun(t.Context(), childID(runID, "each", 1, i))
 		if err != nil || child == nil || len(child.Tasks) != 1 || child.Tasks[0].Class != "a:ann" {
 			t.Errorf("child %d: %v, %s", i, err, event.MustMarshal(child))
+		}
+	}
+}
+
+// What is due between parents and children, however much it is, makes no other timer late, and none of it waits for ever behind what stays.
+func TestATreeOfRunsMakesNoOtherTimerLate(t *testing.T) {
+	t.Parallel()
+	wait := &Run{
+		Version: 2, ID: runID, Workflow: "w", DefVersion: "v", State: event.RunRunning, Created: noon, Total: 1,
+		Tasks: []RunTask{{ID: "a", State: event.TaskWaiting, Waits: waitsTime, Until: noon, Look: noon}},
+	}
+	def, err := Parse(event.Raw(`{"id":"w","tasks":[{"taskId":"a","wait":{"seconds":1}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := storage.IndexOp{Index: dueIndex, Member: timer(timerTask, runID, "a"), Score: micros(noon)}
+	d := onDuty(t, map[storage.Key]any{runKey(runID): wait, versionKey("w", "v"): def}, own)
+	const crowd = 2*batchSize + 10
+	txn := storage.Txn{Rev: "r", If: []storage.Cond{{Key: "k"}}, Put: []storage.Put{{Key: "k"}}}
+	for i := range crowd {
+		txn.IndexAdd = append(txn.IndexAdd, storage.IndexOp{Index: kinIndex, Member: timer(timerChild, fmt.Sprintf("%05d", i)), Score: 1})
+	}
+	if err := d.store.Commit(t.Context(), txn)[0]; err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for pass := range 4 {
+		for range 2 { // the second finds that enough waits
+			if err := d.fireDue(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, err := d.remembered(t.Context(), runID); err != nil || r.State != event.RunCompleted {
+			t.Fatalf("in pass %d the wait is not over, %v", pass, err)
+		}
+		if n := len(d.inbox.inputs); n >= 2*batchSize {
+			t.Fatalf("%d inputs wait", n)
+		}
+		for len(d.inbox.inputs) > 0 {
+			inputs, _, _ := d.inbox.take()
+			for _, in := range inputs {
+				seen[in.timer.Member] = true
+			}
+		}
+	}
+	if len(seen) != crowd {
+		t.Errorf("%d of %d were looked at", len(seen), crowd)
+	}
+}
+
+// The timer of a task stands with those of parents and children only while it waits for its children.
+func TestATaskWithChildrenHasOneTimer(t *testing.T) {
+	t.Parallel()
+	kids := &Children{Round: 1, Opened: true, Total: 1, Next: 1, Active: []int{0}}
+	states := []RunTask{
+		{ID: "a", State: event.TaskPending},
+		{ID: "a", State: event.TaskWaiting, Kids: kids, Look: noon},
+		{ID: "a", State: event.TaskWaiting, Kids: kids, Look: noon.Add(time.Minute)},
+		{ID: "a", State: event.TaskRetrying, Kids: kids, Look: noon.Add(time.Second)},
+		{ID: "a", State: event.TaskFailed, Kids: kids},
+	}
+	for _, before := range states {
+		for _, after := range states {
+			txn := new(storage.Txn)
+			was, is := &Run{ID: runID, Tasks: []RunTask{before}}, &Run{ID: runID, Tasks: []RunTask{after}}
+			ops := &indexOps{txn: txn}
+			ops.moveTimer(was, is, &was.Tasks[0], &is.Tasks[0])
+			armed := make(map[storage.Index]storage.Score)
+			if !before.Look.IsZero() {
+				armed[before.timers()] = micros(before.Look)
+			}
+			for _, op := range txn.IndexAdd {
+				armed[op.Index] = op.Score
+			}
+			for _, op := range txn.IndexRemove {
+				delete(armed, op.Index)
+			}
+			want := make(map[storage.Index]storage.Score)
+			if !after.Look.IsZero() {
+				want[after.timers()] = micros(after.Look)
+			}
+			if diff := cmp.Diff(want, armed); diff != "" {
+				t.Errorf("from %s to %s: %s", before.State, after.State, diff)
+			}
 		}
 	}
 }

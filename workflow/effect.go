@@ -245,13 +245,14 @@ func (e *Engine) logEnd(r *Run) {
 	e.cfg.Log.Debug("run ended", "run_id", r.ID, "workflow", r.Workflow, "state", r.State)
 }
 
-// endTimer is the due entry that stands for what follows from the end of a run until it was done: for a child that its parent knows, for others that
+// endDue is the due entry that stands for what follows from the end of a run until it was done: for a child that its parent knows, for others that
 // all do.
-func endTimer(r *Run) string {
+func endDue(r *Run) storage.IndexOp {
+	at := r.Ended.Add(AskAgain)
 	if r.Parent != nil {
-		return timer(timerChild, r.ID)
+		return dueOp(kinIndex, timer(timerChild, r.ID), at)
 	}
-	return factTimer(r)
+	return dueOp(dueIndex, factTimer(r), at)
 }
 
 // factTimer is the due entry that stands for a final fact until it was published.
@@ -279,7 +280,7 @@ func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
 	final := r.State.Final()
 	var done storage.IndexOp
 	if final {
-		done = storage.IndexOp{Index: dueIndex, Member: factTimer(r), Score: storage.Score(r.Ended.Add(AskAgain).UnixMicro())}
+		done = dueOp(dueIndex, factTimer(r), r.Ended.Add(AskAgain))
 		if !e.facts.begin(done.Member) {
 			return
 		}

@@ -75,9 +75,8 @@ type Engine struct {
 	paused  map[string]bool     // capabilities whose queues are paused; nil before that was read
 	session session
 
-	retiring sync.Mutex     // held by Retire
-	swept    storage.Cursor // of its sweep over old runs
-
+	retiring   sync.Mutex      // held by Retire
+	swept      storage.Cursor  // of its sweep over old runs
 	flights    map[*view]bool  // being committed while others are decided
 	lastFlight <-chan struct{} // closed when the one launched last has landed
 
@@ -86,7 +85,8 @@ type Engine struct {
 	schemas  *storage.Cache[*contract.Contract] // of agents, by their names
 	inbox    inbox
 	intake   intakeClock
-	watched  time.Time // when the watch was kept last; of fireTimers
+	watched  time.Time      // when the watch was kept last; of fireTimers
+	kin      storage.Cursor // how far the timers of children were read; of fireTimers
 	facts    factSet
 	told     *storage.Cache[struct{}] // facts about agents that were published, until they are forgotten
 	limits   *storage.Cache[*limiter]

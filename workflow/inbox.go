@@ -14,13 +14,14 @@ import (
 	"github.com/opspawn/opscore/storage"
 )
 
-// inbox gathers what comes from other goroutines between turns, and what one turn finds for the next. Inputs are bounded by the requests in flight, due entries
-// and misfits by maxFired, hints by maxHints.
+// inbox gathers what comes from other goroutines between turns, and what one turn finds for the next. Inputs are bounded by the requests in flight, due entries,
+// tasks that start children and misfits by maxFired each, hints by maxHints.
 type inbox struct {
 	mu      sync.Mutex
 	inputs  []*input
 	fired   map[storage.IndexOp]bool // the due entries among the inputs
 	misfits map[string]bool          // the tasks that the misfits among them are about
+	mores   map[string]bool          // the tasks that may start children
 	agents  map[string]bool
 	classes map[string]bool
 	signal  chan struct{}
@@ -32,7 +33,7 @@ const (
 )
 
 func (b *inbox) init() {
-	b.fired, b.misfits = make(map[storage.IndexOp]bool), make(map[string]bool)
+	b.fired, b.misfits, b.mores = make(map[storage.IndexOp]bool), make(map[string]bool), make(map[string]bool)
 	b.agents, b.classes = make(map[string]bool), make(map[string]bool)
 	b.signal = make(chan struct{}, 1)
 }
@@ -46,8 +47,7 @@ func (b *inbox) add(in ...*input) {
 
 // fire looks at a due entry at once. One that waits already is not put beside itself: a parent that has not taken in the end of a child is told of it again
 // and again, and a tree of runs that is told of faster than it is decided would fill the memory with nothing new.
-func (b *inbox) fire(member string, at time.Time) {
-	op := storage.IndexOp{Index: dueIndex, Member: member, Score: storage.Score(max(at.UnixMicro(), 0))}
+func (b *inbox) fire(op storage.IndexOp) {
 	b.mu.Lock()
 	if !b.fired[op] && len(b.fired) < maxFired {
 		b.fired[op] = true
@@ -55,6 +55,25 @@ func (b *inbox) fire(member string, at time.Time) {
 	}
 	b.mu.Unlock()
 	b.wakeSoon()
+}
+
+// more lets a task start children, unless it is about to. One that finds no room is found again by its timer.
+func (b *inbox) more(run, task string) {
+	key := readyMember(run, task)
+	b.mu.Lock()
+	if !b.mores[key] && len(b.mores) < maxFired {
+		b.mores[key] = true
+		b.inputs = append(b.inputs, &input{run: run, in: &More{TaskID: task, Limit: maxSpawn}})
+	}
+	b.mu.Unlock()
+	b.wakeSoon()
+}
+
+// busy reports whether more waits than one turn takes.
+func (b *inbox) busy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.inputs) >= batchSize
 }
 
 // turnAway puts a misfit into the inbox, unless one about its task waits there.
@@ -111,8 +130,11 @@ func (b *inbox) take() (inputs []*input, agents, classes []string) {
 		if in.fired {
 			delete(b.fired, *in.timer)
 		}
-		if m, ok := in.in.(*Misfit); ok {
-			delete(b.misfits, readyMember(in.run, m.TaskID))
+		switch about := in.in.(type) {
+		case *Misfit:
+			delete(b.misfits, readyMember(in.run, about.TaskID))
+		case *More:
+			delete(b.mores, readyMember(in.run, about.TaskID))
 		}
 	}
 	if len(b.inputs) > 0 {

@@ -13,19 +13,35 @@ func TestTheInboxIsBounded(t *testing.T) {
 	b.init()
 	at := time.Unix(1, 0)
 	for range 3 {
-		b.fire("p|a", at)
-		b.fire("p|b", at)
+		b.fire(dueOp(kinIndex, "p|a", at))
+		b.fire(dueOp(kinIndex, "p|b", at))
 	}
-	b.fire("p|a", at.Add(time.Second)) // armed anew
+	b.fire(dueOp(kinIndex, "p|a", at.Add(time.Second))) // armed anew
 	if inputs, _, _ := b.take(); len(inputs) != 3 {
 		t.Fatalf("%d inputs of three entries", len(inputs))
 	}
-	b.fire("p|a", at)
+	b.fire(dueOp(kinIndex, "p|a", at))
 	if inputs, _, _ := b.take(); len(inputs) != 1 {
 		t.Fatalf("an entry that was taken makes %d inputs when it is fired again", len(inputs))
 	}
+	for range 2 {
+		b.more("run", "each")
+	}
+	if inputs, _, _ := b.take(); len(inputs) != 1 || len(b.mores) != 0 {
+		t.Fatalf("a task that may start children makes %d inputs, %d are left", len(inputs), len(b.mores))
+	}
 	for i := range 2 * maxFired {
-		b.fire(fmt.Sprintf("p|%d", i), at)
+		b.more("run", fmt.Sprintf("each-%d", i))
+	}
+	for n, turns := 0, 0; n < maxFired; turns++ {
+		inputs, _, _ := b.take()
+		if n += len(inputs); turns > maxFired/batchSize || n > maxFired {
+			t.Fatalf("%d tasks in %d turns", n, turns)
+		}
+	}
+	<-b.signal
+	for i := range 2 * maxFired {
+		b.fire(dueOp(kinIndex, fmt.Sprintf("p|%d", i), at))
 	}
 	b.add(&input{run: "last"})
 	taken, turns := []*input(nil), 0

@@ -15,8 +15,8 @@ import (
 // outputs of all children. What it finds becomes an input. It may be done twice, and by several replicas: all it reads never changes again.
 type job struct {
 	run, task string
-	child     string        // of a loop: the one that has ended
-	score     storage.Score // of the due entry of that
+	child     string          // of a loop: the one that has ended
+	due       storage.IndexOp // the entry that says so
 }
 
 const (
@@ -121,15 +121,10 @@ func (e *Engine) do(ctx context.Context, j job) (err error) {
 // letGo lets the due entry of a child go that nobody waits for any more.
 func (e *Engine) letGo(j job) {
 	if j.child != "" {
-		for _, in := range nothing(j.due()) {
+		for _, in := range nothing(&j.due) {
 			e.inbox.add(in)
 		}
 	}
-}
-
-// due is the entry that says that the child has ended.
-func (j job) due() *storage.IndexOp {
-	return &storage.IndexOp{Index: dueIndex, Member: timer(timerChild, j.child), Score: j.score}
 }
 
 // open finds out which items a forEach has.
@@ -177,7 +172,7 @@ func (e *Engine) goRound(ctx context.Context, r *Run, def *Definition, t *Task, 
 		return err
 	}
 	end.Again = again
-	e.inbox.add(&input{run: r.ID, in: end, timer: j.due()})
+	e.inbox.add(&input{run: r.ID, in: end, timer: &j.due})
 	return nil
 }
 
@@ -259,7 +254,7 @@ func (e *Engine) checkChildren(ctx context.Context, r *Run, rt *RunTask) error {
 			e.cfg.Log.Warn("a child is missing, it is made again", "run_id", r.ID, "task_id", rt.ID, "child", ids[i])
 			e.inbox.add(&input{run: r.ID, in: &Missing{TaskID: rt.ID, Round: rt.Attempt, Index: rt.Kids.Active[i]}})
 		case child.State.Final():
-			e.inbox.fire(endTimer(child), child.Ended.Add(AskAgain))
+			e.inbox.fire(endDue(child))
 		}
 	}
 	return nil

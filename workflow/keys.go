@@ -3,6 +3,7 @@ package workflow
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/lifecycle"
@@ -65,6 +66,7 @@ const (
 	earlyIndex    storage.Index = "early"     // runs that commands are kept for, which were not started yet
 	approvalIndex storage.Index = "approvals" // run|task of approvals that wait, by when they began to
 	dueIndex                    = lifecycle.HandBack
+	kinIndex      storage.Index = "due/kin" // timers between parents and children
 )
 
 // RunIndex lists the runs that nobody but a client has started, by creation.
@@ -129,6 +131,11 @@ func parseTimer(member string) (kind string, ids []string, ok bool) {
 		ids = append(ids, id)
 	}
 	return parts[0], ids, true
+}
+
+// dueOp is the entry of a timer.
+func dueOp(index storage.Index, member string, at time.Time) storage.IndexOp {
+	return storage.IndexOp{Index: index, Member: member, Score: storage.Score(max(at.UnixMicro(), 0))}
 }
 
 // readyMember names a ready task in its index.

@@ -19,10 +19,10 @@ func (e *Engine) lookAfter(c *change) {
 	}
 	if r.Parent != nil && r.State.Final() && !before.State.Final() {
 		e.cfg.Crash("workflow-before-parent")
-		e.inbox.fire(endTimer(r), r.Ended.Add(AskAgain))
+		e.inbox.fire(endDue(r))
 	}
 	if at := asksTurned(before, r); !at.IsZero() {
-		e.inbox.fire(timer(timerAsks, r.ID), at)
+		e.inbox.fire(dueOp(kinIndex, timer(timerAsks, r.ID), at))
 	}
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
@@ -35,7 +35,7 @@ func (e *Engine) lookAfter(c *change) {
 		}
 		switch {
 		case old.leaves(t):
-			e.inbox.fire(timer(timerKin, r.ID, t.ID), t.Ended)
+			e.inbox.fire(dueOp(kinIndex, timer(timerKin, r.ID, t.ID), t.Ended))
 		case !t.State.Final() && (old.Kids != t.Kids || !old.Look.Equal(t.Look)):
 			e.goOn(c, old, t)
 		}
@@ -43,13 +43,13 @@ func (e *Engine) lookAfter(c *change) {
 	if at := pauseTurned(before, r); !at.IsZero() {
 		for i := range r.Tasks {
 			if k := r.Tasks[i].Kids; k != nil && len(k.Active) > 0 {
-				e.inbox.fire(timer(timerKin, r.ID, r.Tasks[i].ID), at)
+				e.inbox.fire(dueOp(kinIndex, timer(timerKin, r.ID, r.Tasks[i].ID), at))
 			}
 		}
 	}
 	for i := range before.Tasks {
 		if t := &before.Tasks[i]; t.Kids != nil && t.leaves(&RunTask{}) && r.Find(t.ID) == nil {
-			e.inbox.fire(timer(timerKin, r.ID, t.ID), time.Time{})
+			e.inbox.fire(dueOp(kinIndex, timer(timerKin, r.ID, t.ID), time.Time{}))
 		}
 	}
 }
@@ -62,7 +62,7 @@ func (e *Engine) goOn(c *change, old, t *RunTask) {
 	case !t.Kids.Opened || t.Kids.joins(task):
 		e.jobs.add(job{run: c.after.ID, task: t.ID})
 	case t.Kids.wants(task) > 0:
-		e.inbox.add(&input{run: c.after.ID, in: &More{TaskID: t.ID, Limit: maxSpawn}})
+		e.inbox.more(c.after.ID, t.ID)
 	case old.Kids != nil && !old.Look.After(time.Now()): // its timer was due
 		e.jobs.add(job{run: c.after.ID, task: t.ID})
 	}
@@ -157,7 +157,7 @@ func (e *Engine) childDue(ctx context.Context, id string, op *storage.IndexOp) (
 		return []*input{{run: parent.ID, in: end, timer: op}}, nil
 	}
 	if t.Loop != nil {
-		e.jobs.add(job{run: parent.ID, task: t.TaskID, child: id, score: op.Score})
+		e.jobs.add(job{run: parent.ID, task: t.TaskID, child: id, due: *op})
 		return nil, nil
 	}
 	outputs, err := e.outputs(ctx, []*Run{child})

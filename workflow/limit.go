@@ -258,7 +258,7 @@ func (e *Engine) forgetLimits(c *change) {
 func (e *Engine) wakeQueue(c *change) {
 	for q, l := range c.limits {
 		if l.stalls() {
-			e.inbox.fire(timer(timerLimit, q), c.at)
+			e.inbox.fire(dueOp(dueIndex, timer(timerLimit, q), c.at))
 		}
 	}
 }

@@ -123,7 +123,7 @@ func (s *stage) ends(ctx context.Context) *Run {
 		case run.State.Final():
 			return run
 		case ctx.Err() != nil:
-			s.t.Errorf("the run does not end; due: %v", s.entries(dueIndex))
+			s.t.Errorf("the run does not end; due: %v", append(s.entries(dueIndex), s.entries(kinIndex)...))
 			return run
 		default:
 			for i := range run.Tasks {
@@ -184,7 +184,7 @@ func (s *stage) entries(index storage.Index) (members []string) {
 // settles waits until nothing is due, and fails the test unless everything is given back and every child has ended.
 func (s *stage) settles(ctx context.Context) {
 	left := func() (what []string) {
-		for _, m := range s.entries(dueIndex) {
+		for _, m := range append(s.entries(dueIndex), s.entries(kinIndex)...) {
 			if !strings.HasPrefix(m, timerBackoff) { // of agents alone
 				what = append(what, "due: "+m)
 			}

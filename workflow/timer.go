@@ -44,7 +44,7 @@ func (e *Engine) fireTimers(ctx context.Context) error {
 
 var errNoBus = errors.New("not connected to NATS")
 
-// fireDue fires what is due now, page by page. While NATS cannot be read no time is called over: results may wait there.
+// fireDue fires what is due now. While NATS cannot be read no time is called over: results may wait there.
 func (e *Engine) fireDue(ctx context.Context) error {
 	if err := e.cfg.Keeper.Dispatching(); err != nil {
 		return nil // the store is behind: its timers are about what was
@@ -52,6 +52,14 @@ func (e *Engine) fireDue(ctx context.Context) error {
 	if err := e.keepWatch(ctx, time.Now()); err != nil {
 		return err
 	}
+	if err := e.fireOwn(ctx); err != nil {
+		return err
+	}
+	return e.fireKin(ctx)
+}
+
+// fireOwn fires the timers of runs and agents.
+func (e *Engine) fireOwn(ctx context.Context) error {
 	var after storage.Cursor
 	for {
 		now := time.Now()
@@ -78,6 +86,27 @@ func (e *Engine) fireDue(ctx context.Context) error {
 		}
 		after = storage.Cursor{Score: entries[duePage-1].Score, Member: entries[duePage-1].Member}
 	}
+}
+
+// fireKin fires the timers between parents and children. A large tree of runs has many thousands of them due at the same time, which must not make those of others late: they
+// stand in an index of their own, and are taken in with what comes of itself, a turn at a time, as soon as nothing of that waits. It is read round and round, so that none waits for
+// ever behind others that stay.
+func (e *Engine) fireKin(ctx context.Context) error {
+	if e.inbox.busy() {
+		return nil
+	}
+	entries, err := e.cfg.Store.Range(ctx, kinIndex, e.kin, storage.Score(time.Now().UnixMicro()), batchSize)
+	if err != nil {
+		return fmt.Errorf("read due timers of children: %w", err)
+	}
+	e.kin = storage.Cursor{}
+	for _, entry := range entries {
+		e.inbox.fire(storage.IndexOp{Index: kinIndex, Member: entry.Member, Score: entry.Score})
+		if len(entries) == batchSize {
+			e.kin = storage.Cursor{Score: entry.Score, Member: entry.Member}
+		}
+	}
+	return nil
 }
 
 func (e *Engine) fire(ctx context.Context, entries []storage.Entry) (err error) {

@@ -23,6 +23,7 @@ import (
 const (
 	runIndex   storage.Index = "runs"
 	dueIndex   storage.Index = "due/workflow"
+	kinIndex   storage.Index = "due/kin"
 	classIndex storage.Index = "classes"
 )
 
@@ -149,15 +150,17 @@ func (r *reader) readRuns(ctx context.Context, ids []string) error {
 // readDue notes for which runs something is due: a timer of the run or one of its tasks, or a task that waits in a queue.
 func (r *reader) readDue(ctx context.Context) error {
 	clear(r.due)
-	err := r.each(ctx, dueIndex, func(e storage.Entry) {
-		parts := strings.Split(e.Member, "|")
-		if parts[0] != "t" && parts[0] != "r" || len(parts) < 2 {
-			return // about an agent, or about a run that has ended
+	for _, index := range []storage.Index{dueIndex, kinIndex} {
+		err := r.each(ctx, index, func(e storage.Entry) {
+			parts := strings.Split(e.Member, "|")
+			if parts[0] != "t" && parts[0] != "r" || len(parts) < 2 {
+				return // about an agent, or about a run that has ended
+			}
+			r.isDue(parts[1], e.Score)
+		})
+		if err != nil {
+			return err
 		}
-		r.isDue(parts[1], e.Score)
-	})
-	if err != nil {
-		return err
 	}
 	var classes []string
 	if err := r.each(ctx, classIndex, func(e storage.Entry) { classes = append(classes, e.Member) }); err != nil {
