@@ -21,7 +21,7 @@ type plot struct {
 	cases  map[string][]int   // by task that switches: values that lead to its cases, in order; -1 always
 	bodies map[string]bool    // by task that script says nothing of: whether it completes once it has begun
 	bound  map[string]string  // by task: the one whose agent is to do it
-	alone  map[string]bool    // by such a task: whether it completes although nobody has done the other
+	alone  map[string]bool    // by task: whether it completes although those who are asked first fail, or there is nobody to ask
 }
 
 // brings reports whether a task that completes brings its value.

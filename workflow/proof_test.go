@@ -38,7 +38,7 @@ func playScene(t *testing.T, seed uint64) {
 	sc := scenes().Example(int(seed))
 	s := newStage(t, sc, seed)
 	defer s.close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
 	for id, def := range map[string]event.Raw{"inner": event.Raw(fmt.Sprintf(innerDefinition, sc.inner)), sc.def.ID: event.MustMarshal(sc.def)} {
 		m := nats.NewMsg(event.CommandSubject(event.KindWorkflowApply, id))
@@ -47,24 +47,26 @@ func playScene(t *testing.T, seed uint64) {
 			t.Fatalf("workflow %s was not applied: %v %v", id, err, o.Error)
 		}
 	}
-	cancelled := s.steer()
+	s.steer(ctx)
 	run := s.ends(ctx)
+	if !t.Failed() {
+		s.compare(ctx, run)
+	}
+	for _, a := range sc.acts {
+		if !a.early && !t.Failed() {
+			run = s.act(ctx, run, a)
+		}
+	}
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
 	if !t.Failed() {
 		s.settles(ctx)
 	}
-	fates, state := sc.play()
-	if cancelled && run.State == event.RunCancelled {
-		state = event.RunCancelled
-	}
-	if !t.Failed() {
-		s.compare(ctx, run, fates, state)
-	}
-	t.Logf("scene %d was over after %v; the run %s; mishaps: %v, deaths: %d", seed, time.Since(s.began), run.State, s.count, s.deaths)
+	t.Logf("scene %d was over after %v; the run %s, and went on again %d times of %d; mishaps: %v, deaths: %d",
+		seed, time.Since(s.began), run.State, s.goes, s.watch.told, s.count, s.deaths)
 	if t.Failed() {
-		t.Logf("the definition: %s", event.MustMarshal(sc.def))
+		t.Logf("the definition: %s; %+v", event.MustMarshal(sc.def), sc.acts)
 		for id, r := range s.watch.runs {
 			if id == runID || !r.State.Final() || r.State != s.read(id).State {
 				t.Logf("run %s: %s", id, event.MustMarshal(r))
@@ -74,54 +76,72 @@ func playScene(t *testing.T, seed uint64) {
 }
 
 // steer says what people say of the run, in the background: it is started, paused, resumed, sent signals and perhaps cancelled.
-func (s *stage) steer() (cancelled bool) {
+func (s *stage) steer(ctx context.Context) {
 	say := func(kind event.CommandKind, body any) { s.say(event.CommandSubject(kind, runID), body) }
 	start := func() {
 		say(event.KindRunStart, &event.RunStart{WorkflowID: s.scene.def.ID, Input: event.MustMarshal(s.scene.input)})
 	}
-	at := func(least, most time.Duration, do func()) {
-		wait := s.between(least, most)
-		s.cast.Go(func() {
-			if s.sleep(wait) {
-				do()
-			}
-		})
-	}
-	at(0, time.Second, func() {
+	s.at(0, time.Second, func() {
 		start()
 		if s.happens(repetition) {
 			start()
 		}
 	})
-	for _, task := range slices.Sorted(mapKeys(s.scene.signals)) {
-		if s.scene.signals[task] {
-			at(0, 8*time.Second, func() { // it may come before the start
-				say(event.KindRunSignal, &event.RunCommand{Name: "sig-" + task, Payload: event.Raw(`{"for":"` + task + `"}`)})
-			})
-		}
-	}
+	s.sendSignals() // perhaps before the start
 	if s.between(0, 3) == 0 {
-		at(time.Second, 6*time.Second, func() {
+		s.at(time.Second, 6*time.Second, func() {
 			say(event.KindRunPause, &event.RunCommand{})
 			s.sleep(s.between(0, 5*time.Second))
 			say(event.KindRunResume, &event.RunCommand{})
 		})
 	}
-	if cancelled = s.between(0, 9) == 0; cancelled {
-		at(time.Second, 10*time.Second, func() { say(event.KindRunCancel, &event.RunCommand{Reason: "enough"}) })
+	if s.cancelled = s.between(0, 9) == 0; s.cancelled {
+		s.at(time.Second, 10*time.Second, func() { say(event.KindRunCancel, &event.RunCommand{Reason: "enough"}) })
 	}
-	return cancelled
+	for _, a := range s.scene.acts {
+		if a.early {
+			s.acting.Add(1)
+			s.at(time.Second, 10*time.Second, func() {
+				_ = s.says(ctx, a, &Run{}) // whether it comes too early, nobody knows
+				s.acting.Add(-1)
+			})
+		}
+	}
+}
+
+// at lets something be done in a while, in the background.
+func (s *stage) at(least, most time.Duration, do func()) {
+	wait := s.between(least, most)
+	s.cast.Go(func() {
+		if s.sleep(wait) {
+			do()
+		}
+	})
+}
+
+// sendSignals sends the signals that are sent, each in a while.
+func (s *stage) sendSignals() {
+	for _, task := range slices.Sorted(mapKeys(s.scene.signals)) {
+		if s.scene.signals[task] {
+			s.at(0, 8*time.Second, func() {
+				s.say(event.CommandSubject(event.KindRunSignal, runID), &event.RunCommand{Name: "sig-" + task, Payload: event.Raw(`{"for":"` + task + `"}`)})
+			})
+		}
+	}
 }
 
 // ends waits until the run has ended, and says a person's word where it waits for one.
 func (s *stage) ends(ctx context.Context) *Run {
 	said := make(map[string]bool)
 	for s.sleep(200 * time.Millisecond) {
+		settled := s.acting.Load() == 0
 		run := s.read(runID)
 		switch {
 		case run == nil:
 		case run.State.Final():
-			return run
+			if settled {
+				return run
+			}
 		case ctx.Err() != nil:
 			s.t.Errorf("the run does not end; due: %v", append(s.entries(dueIndex), s.entries(kinIndex)...))
 			return run
@@ -129,10 +149,11 @@ func (s *stage) ends(ctx context.Context) *Run {
 			for i := range run.Tasks {
 				t := &run.Tasks[i]
 				word := s.scene.words[t.ID]
-				if !t.asks() || word == "" || said[t.ID] {
+				asked := fmt.Sprint(t.ID, " ", reruns(run))
+				if !t.asks() || word == "" || said[asked] {
 					continue
 				}
-				said[t.ID] = true
+				said[asked] = true
 				kind := event.KindRunApprove
 				if word == wordReject {
 					kind = event.KindRunReject
@@ -229,7 +250,11 @@ func (s *stage) settles(ctx context.Context) {
 }
 
 // compare compares how the run has ended with what the interpreter says.
-func (s *stage) compare(ctx context.Context, run *Run, fates fatesOf, state event.RunState) {
+func (s *stage) compare(ctx context.Context, run *Run) {
+	fates, state := s.scene.play()
+	if s.cancelled && run.State == event.RunCancelled {
+		state = event.RunCancelled
+	}
 	if run.State != state {
 		s.t.Errorf("the run %s (%v), the interpreter says %s", run.State, run.Error, state)
 		return
@@ -241,7 +266,8 @@ func (s *stage) compare(ctx context.Context, run *Run, fates fatesOf, state even
 		if got == event.TaskCompleted {
 			completed++
 		}
-		cut := run.State != event.RunCompleted && (got == event.TaskCancelled || got == event.TaskPending)
+		left := got == event.TaskSkipped && rt.Attempt > 0 && reruns(run) > 0 // the run came to it before, and not this time
+		cut := run.State != event.RunCompleted && (got == event.TaskCancelled || got == event.TaskPending || left)
 		if !cut && got != fates[t.TaskID] {
 			s.t.Errorf("task %s is %s, the interpreter says %q: %s", t.TaskID, got, fates[t.TaskID], event.MustMarshal(rt))
 			continue
@@ -265,18 +291,21 @@ func (s *stage) task(ctx context.Context, run *Run, id string) (*RunTask, event.
 	if rt := run.Find(id); rt != nil {
 		return rt, rt.State
 	}
+	state := run.mark(s.scene.def.placeOf(id)).state()
 	docs, err := s.store.Get(ctx, runTaskKey(runID, id))
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	rt := new(RunTask)
 	if docs[0].Rev != "" {
-		rt := new(RunTask)
 		if err := event.Unmarshal(docs[0].Data, rt); err != nil {
 			s.t.Fatal(err)
 		}
-		return rt, rt.State
 	}
-	return &RunTask{ID: id}, run.mark(s.scene.def.placeOf(id)).state()
+	if rt.State != state { // it is of a time before the run went on again
+		return &RunTask{ID: id}, state
+	}
+	return rt, state
 }
 
 // compareOutput compares what a task has brought.

@@ -78,11 +78,13 @@ func (d *decider) rerun(c *event.RunCommand) {
 			first[id] = true
 		}
 	}
+	anew := maps.Clone(behind)
+	anew[c.TaskID] = true
 	maps.Copy(behind, first)
 	d.addUnreached(behind)
 	d.reopen(behind, first)
 	if d.out.Refuse == nil {
-		d.edit(c)
+		d.edit(c, anew)
 	}
 	d.out.Cause = "run again"
 }
@@ -202,7 +204,6 @@ func (d *decider) reopen(again, first map[string]bool) {
 	ctl := d.control()
 	ctl.Reruns++
 	ctl.Begun, ctl.StoodMs, ctl.Paused, ctl.Own, ctl.Kin = d.at.Now, 0, time.Time{}, false, false
-	ctl.Edits = slices.DeleteFunc(slices.Clone(ctl.Edits), func(e Edit) bool { return again[e.TaskID] })
 	d.run.State, d.run.Error, d.run.Ended = event.RunRunning, nil, time.Time{}
 	d.run.Output, d.run.BigOutput, d.run.Asks = nil, false, nil
 	d.run.Undo = slices.DeleteFunc(slices.Clone(d.run.Undo), func(place int) bool { return again[d.def.Tasks[place].TaskID] })
@@ -288,12 +289,14 @@ func (d *decider) dropPending() {
 	}
 }
 
-// edit notes the input that somebody gives to a task which is run again.
-func (d *decider) edit(c *event.RunCommand) {
+// edit notes the input that somebody gives to a task which is run again. What was given before to it, and to what follows from it, does not hold any more; what
+// was given to others does, also when they are retried.
+func (d *decider) edit(c *event.RunCommand, anew map[string]bool) {
+	ctl := d.control()
+	ctl.Edits = slices.DeleteFunc(ctl.Edits, func(e Edit) bool { return anew[e.TaskID] })
 	if len(c.Input) == 0 && len(c.Set) == 0 {
 		return
 	}
-	ctl := d.control()
 	size := len(c.Input) + len(c.Set)
 	for _, e := range ctl.Edits {
 		size += len(e.Input) + len(e.Set)

@@ -213,3 +213,38 @@ func TestARetryTakesAlongWhatWasCancelled(t *testing.T) {
 	s.commands(event.KindRunRetry, "a")
 	s.want("a:ready b:cancelled z:pending")
 }
+
+// The input that somebody has given to a task holds when it is retried, and when others are run again; no more when it, or what leads to it, is run again.
+func TestAnInputThatWasGivenHoldsUntilTheTaskIsRunAgain(t *testing.T) {
+	t.Parallel()
+	s := tell(t, `{"id":"d","retry":{"attempts":0},"tasks":[{"taskId":"a","agentCapability":"c"},{"taskId":"b","agentCapability":"c","dependsOn":["a"],"parameters":{"tone":"dry"}},
+		{"taskId":"z","agentCapability":"c","dependsOn":["b"]}]}`, &event.RunStart{})
+	given := func(want string) {
+		t.Helper()
+		in, err := (&decider{def: s.def, run: s.run, at: At{Data: s.docs}}).taskInput(s.def.Find("b"))
+		if err != nil || string(in) != want {
+			t.Fatalf("b is given %s (%v), want %s", in, err, want)
+		}
+	}
+	rerun := func(task, set string) {
+		t.Helper()
+		c := commandAbout(event.KindRunRerun, task)
+		c.Set = event.Raw(set)
+		if d := s.put(c); d.Refuse != nil {
+			t.Fatal(d.Refuse)
+		}
+	}
+	s.does("a", "b", "z")
+	rerun("b", `{"tone":"cool"}`)
+	given(`{"tone":"cool"}`)
+	s.fails("b", "broke")
+	s.commands(event.KindRunRetry, "")
+	given(`{"tone":"cool"}`)
+	s.does("b", "z")
+	rerun("z", "")
+	given(`{"tone":"cool"}`)
+	s.does("z")
+	rerun("a", "")
+	s.does("a")
+	given(`{"tone":"dry"}`)
+}

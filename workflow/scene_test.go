@@ -20,6 +20,8 @@ type scene struct {
 	failing map[string][]bool  // by forEach: which of its items fail
 	seats   map[string]int     // by agent: slots
 	risks   map[string]float64 // by mishap: how likely it is
+	acts    []act              // how the run is let go on again when it has ended
+	drawn   map[string]deed    // by task that people have given another input: what would become of it without that
 }
 
 // innerDefinition is the workflow that runs inside of others, at most so many times at the same time.
@@ -50,6 +52,7 @@ func scenes() *rapid.Generator[*scene] {
 		s := &scene{
 			plot: p, input: make(map[string]any), signals: make(map[string]bool), words: make(map[string]string),
 			outputs: make(map[string]any), failing: make(map[string][]bool), seats: make(map[string]int), risks: make(map[string]float64),
+			drawn: make(map[string]deed),
 		}
 		s.inner = rapid.IntRange(1, 4).Draw(t, "inner ones")
 		def := &Definition{ID: "def"}
@@ -70,6 +73,9 @@ func scenes() *rapid.Generator[*scene] {
 		def.Tasks = rapid.Permutation(def.Tasks).Draw(t, "places")
 		def.Tasks[0].DependsOn = append([]string{}, def.Tasks[0].DependsOn...)
 		p.premises(t, def)
+		if rapid.IntRange(0, 2).Draw(t, "limited") == 0 {
+			def.Concurrency = &Concurrency{Max: 1}
+		}
 		parsed, err := Parse(event.MustMarshal(def))
 		if err != nil {
 			panic(fmt.Sprintf("%v: %s", err, event.MustMarshal(def)))
@@ -81,6 +87,7 @@ func scenes() *rapid.Generator[*scene] {
 		for _, mishap := range mishaps {
 			s.risks[mishap] = rapid.SampledFrom([]float64{0, 0, 0.05, 0.2}).Draw(t, mishap)
 		}
+		s.again(t, order)
 		return s
 	})
 }
@@ -149,9 +156,9 @@ func (s *scene) agentBody(t *rapid.T, task *Task) {
 		task.Retry = &retries
 	}
 	s.bodies[id] = as == asGood || as == asFlaky
-	if task.OnFailure != nil && len(task.OnFailure.Fallback) > 0 && !s.bodies[id] {
-		s.bodies[id] = spare == asGood
+	if task.OnFailure != nil && len(task.OnFailure.Fallback) > 0 {
 		s.alone[id] = spare == asGood
+		s.bodies[id] = s.bodies[id] || s.alone[id]
 	}
 	s.outputs[id] = map[string]any{"n": s.values[id]}
 	if rapid.Bool().Draw(t, "picky") {

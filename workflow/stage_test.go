@@ -67,6 +67,7 @@ type stage struct {
 	conn   *bus.Conn // of those who start and steer runs
 	store  storage.Store
 	began  time.Time
+	calm   time.Time // nothing goes wrong any more from then on
 	watch  *watcher
 	fact   atomic.Pointer[event.Fact] // of the run, the newest there was
 
@@ -75,6 +76,10 @@ type stage struct {
 	deaths int
 	count  map[string]int
 	over   bool
+
+	cancelled bool         // somebody cancels the run
+	acting    atomic.Int32 // words of which nobody knows yet whether they let the run go on again
+	goes      int          // how often it was let go on again
 
 	cast sync.WaitGroup // replicas and what agents are doing
 	done context.Context
@@ -91,6 +96,7 @@ func newStage(t *testing.T, sc *scene, seed uint64) *stage {
 		t: t, scene: sc, server: bustest.Server(t), store: store, began: time.Now(),
 		dice: rand.New(rand.NewPCG(seed, 1)), count: make(map[string]int),
 	}
+	s.calm = s.began.Add(calmAfter)
 	s.watch = newWatcher(t, sc.def)
 	s.conn = bustest.Dial(t, s.server)
 	if _, err := s.conn.NC().Subscribe(event.FactSubject("run", runID), s.heard); err != nil {
@@ -150,7 +156,7 @@ func (s *stage) happens(mishap string) bool {
 	for _, n := range s.count {
 		total += n
 	}
-	if s.over || total >= maxMishaps || time.Since(s.began) > calmAfter || s.dice.Float64() >= chance {
+	if s.over || total >= maxMishaps || time.Now().After(s.calm) || s.dice.Float64() >= chance {
 		return false
 	}
 	s.count[mishap]++

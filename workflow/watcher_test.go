@@ -22,6 +22,9 @@ type watcher struct {
 	limit map[string]*limiter
 	def   *Definition                  // of the run that is played; its children follow it, or others
 	agent map[string]map[string]string // by run and task: the last one that it was given to
+	told  int                          // how often the run was told to go on again
+	anew  map[string]bool              // what has completed and is done again then
+	stops int                          // how often it was cancelled
 }
 
 func newWatcher(t *testing.T, def *Definition) *watcher {
@@ -44,9 +47,6 @@ func (w *watcher) commit(store storage.Store, txns []storage.Txn) []error {
 			if id, is := strings.CutPrefix(string(put.Key), "run/"); is {
 				w.run(id, put.Data)
 			}
-			if key, is := strings.CutPrefix(string(put.Key), "run-task/"); is {
-				w.moved(key, put.Data)
-			}
 			if id, is := strings.CutPrefix(string(put.Key), "gate/"); is {
 				w.gate(id, put.Data)
 			}
@@ -55,6 +55,11 @@ func (w *watcher) commit(store storage.Store, txns []storage.Txn) []error {
 				if err := event.Unmarshal(put.Data, w.limit[id]); err != nil {
 					w.t.Errorf("limiter %s was written as %s: %v", id, put.Data, err)
 				}
+			}
+		}
+		for _, put := range txns[i].Put { // which of it is new, the run says
+			if key, is := strings.CutPrefix(string(put.Key), "run-task/"); is {
+				w.moved(key, put.Data)
 			}
 		}
 		for _, key := range txns[i].Delete {
@@ -79,8 +84,13 @@ func (w *watcher) run(id string, data []byte) {
 	if before.Version >= after.Version {
 		w.t.Errorf("run %s: version %d follows on %d", id, after.Version, before.Version)
 	}
-	if before.State.Final() && after.State != before.State {
-		w.t.Errorf("run %s is %s after it %s", id, after.State, before.State)
+	if before.State.Final() && (after.State != before.State || reruns(after) != reruns(before)) {
+		before = w.reopened(id, before, after)
+	}
+	if id == runID && after.State == event.RunCancelled && before.State != event.RunCancelled {
+		if w.stops++; w.stops > 1 {
+			w.t.Errorf("run %s was cancelled %d times", id, w.stops)
+		}
 	}
 	for i := range after.Tasks {
 		t, old := &after.Tasks[i], before.at(0, after.Tasks[i].ID)
