@@ -254,6 +254,11 @@ nobody knows "label", so it does nothing (did you mean "labels"?) ($.tasks[0].se
 		`{"id":"d","tasks":[{"taskId":"a"},{"taskId":"b"}]}`: `task "b" is never reached: no nextTaskId leads to it from the first task ($.tasks[1])`,
 		`{"id":"d","tasks":[{"taskId":"a","dependsOn":[],"parameters":{"x":1}},{"taskId":"b","workflow":{"id":"d"}}]}`: `nothing takes these parameters: the task has no agentCapability, agentId, select or workflow ($.tasks[0].parameters)
 the workflow includes itself; it ends when a condition leaves this task out, or at 16 levels ($.tasks[1].workflow.id)`,
+		`{"id":"d","tasks":[{"taskId":"a","signal":{"name":"s"},"retry":{"attempts":2},"timeoutSeconds":5},{"taskId":"b","forEach":{"items":"[1]"},"approval":{},"retry":{}},
+			{"taskId":"p","dependsOn":["a"],"retry":{}},{"taskId":"w","workflow":{"id":"x"},"retry":{}},{"taskId":"e","forEach":{"items":"[1]"},"agentCapability":"c","retry":{}}]}`: `nothing is tried again here: neither an agent nor another workflow does this task ($.tasks[0].retry)
+this is the time of agents, and no agent does this task; signal and approval have a timeoutSeconds of their own ($.tasks[0].timeoutSeconds)
+nothing is tried again here: neither an agent nor another workflow does this task ($.tasks[1].retry)
+nothing is tried again here: neither an agent nor another workflow does this task ($.tasks[2].retry)`,
 		`{"id":"d","tasks":[{"taskId":"a","wait":{"seconds":1},"timeouts":{"queueSeconds":1},"outputSchema":{"anything":1}}]}`: `these are the clocks of agents, and no agent does this task ($.tasks[0].timeouts)`,
 	} {
 		if _, err := Parse(event.Raw(source)); err != nil {

@@ -31,6 +31,12 @@ func Warnings(raw event.Raw) Problems {
 		if none && len(t.Parameters) > 0 && t.Parameters.Kind() != 'n' {
 			add(at+".parameters", "nothing takes these parameters: the task has no agentCapability, agentId, select or workflow")
 		}
+		if none && t.Retry != nil {
+			add(at+".retry", "nothing is tried again here: neither an agent nor another workflow does this task")
+		}
+		if none && t.TimeoutSeconds != 0 {
+			add(at+".timeoutSeconds", "this is the time of agents, and no agent does this task; signal and approval have a timeoutSeconds of their own")
+		}
 		if t.Workflow != nil && t.Workflow.ID == d.ID {
 			add(at+".workflow.id", "the workflow includes itself; it ends when a condition leaves this task out, or at %d levels", MaxDepth)
 		}

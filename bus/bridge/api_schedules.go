@@ -36,6 +36,7 @@ type triggered struct {
 type deletedSchedule struct {
 	ScheduleID string `json:"scheduleId"`
 	Deleted    bool   `json:"deleted"`
+	Already    bool   `json:"already,omitzero" doc:"It had been deleted before"`
 }
 
 func (b *Bridge) scheduleRoutes(api huma.API) {
@@ -95,8 +96,13 @@ func (b *Bridge) applySchedule(ctx context.Context, in *applyScheduleInput) (*an
 }
 
 func (b *Bridge) deleteSchedule(ctx context.Context, in *scheduleInput) (*answer[deletedSchedule], error) {
-	_, err := b.toSchedule(ctx, event.KindScheduleDelete, in.ID, &event.ScheduleCommand{})
-	return answerWith(deletedSchedule{ScheduleID: in.ID, Deleted: true}), err
+	_, err := b.schedule(ctx, in.ID)
+	gone := refusedWith(err, event.CodeUnknownSchedule) // perhaps there never was one: then the command is refused
+	if err != nil && !gone {
+		return nil, err
+	}
+	_, err = b.toSchedule(ctx, event.KindScheduleDelete, in.ID, &event.ScheduleCommand{})
+	return answerWith(deletedSchedule{ScheduleID: in.ID, Deleted: true, Already: gone}), err
 }
 
 // switchSchedule returns the handler of one of the two commands that stop and start the ticks.

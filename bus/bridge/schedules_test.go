@@ -30,7 +30,12 @@ func TestSchedules(t *testing.T) {
 	if list := decode[event.List[event.Schedule]](t, b.do("GET", "/api/v1/schedules", "").want(t, 200)); len(list.Items) != 1 {
 		t.Errorf("listed: %+v", list)
 	}
-	b.do("DELETE", "/api/v1/schedules/nightly", "").want(t, 200)
+	for _, want := range []string{`{"scheduleId":"nightly","deleted":true}`, `{"scheduleId":"nightly","deleted":true,"already":true}`} {
+		if got := string(event.MustMarshal(decode[event.Raw](t, b.do("DELETE", "/api/v1/schedules/nightly", "").want(t, 200)))); got != want {
+			t.Errorf("deleted: %s, want %s", got, want)
+		}
+	}
+	b.do("DELETE", "/api/v1/schedules/never", "").problem(t, 404, event.CodeUnknownSchedule)
 	b.do("POST", "/api/v1/schedules/nightly/trigger", "").problem(t, 404, event.CodeUnknownSchedule)
 	b.do("PUT", "/api/v1/schedules/bad", `{"workflowId":"one","cron":"TZ=0"}`).problem(t, 422, event.CodeInvalid)
 	b.do("PUT", "/api/v1/schedules/bad", `{"workflowId":"one"}`).problem(t, 422, event.CodeInvalid)

@@ -146,6 +146,7 @@ func newScheduleTrigger(a *app) *cobra.Command {
 type deletedSchedule struct {
 	ScheduleID string `json:"scheduleId"`
 	Deleted    bool   `json:"deleted"`
+	Already    bool   `json:"already,omitzero"` // it was gone before
 }
 
 func newScheduleDelete(a *app) *cobra.Command {
@@ -158,7 +159,13 @@ func newScheduleDelete(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(done, func(p *sheet) { p.field("Deleted", text(done.ScheduleID)) })
+			return a.print(done, func(p *sheet) {
+				if done.Already {
+					p.field("Already gone", text(done.ScheduleID))
+				} else {
+					p.field("Deleted", text(done.ScheduleID))
+				}
+			})
 		}),
 	}
 }

@@ -33,3 +33,17 @@ func TestAScheduleIsCheckedBeforeItIsSent(t *testing.T) {
 		}
 	}
 }
+
+// What was gone before is not said to be deleted now.
+func TestAScheduleThatIsGoneIsSaidToBeGone(t *testing.T) {
+	t.Parallel()
+	for answer, want := range map[string]string{
+		`{"scheduleId":"nightly","deleted":true}`:                "Deleted  nightly\n",
+		`{"scheduleId":"nightly","deleted":true,"already":true}`: "Already gone  nightly\n",
+	} {
+		p := newProgram(t, answers(t, map[string]string{"DELETE /api/v1/schedules/nightly": answer}))
+		if got := p.run("schedule", "delete", "nightly"); got.code != exitOK || got.stdout != want {
+			t.Errorf("%s: %+v", answer, got)
+		}
+	}
+}
