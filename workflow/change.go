@@ -24,6 +24,7 @@ type input struct {
 	holder string           // of a Gone: the agent whose gate holds the attempt
 	again  bool             // decided before, in vain
 	fired  bool             // nothing but a due entry, to be looked at
+	found  bool             // by a job
 	stray  bool             // its agent is at work on an attempt that is over
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -396,5 +397,43 @@ func TestATaskWithChildrenHasOneTimer(t *testing.T) {
 				t.Errorf("from %s to %s: %s", before.State, after.State, diff)
 			}
 		}
+	}
+}
+
+// What jobs find waits for a turn, and may be large: jobs wait while there is much of it.
+func TestJobsWaitForWhatTheyHaveFound(t *testing.T) {
+	t.Parallel()
+	const jobs = 20 * maxFound
+	d := onDuty(t, map[storage.Key]any{"k": 1})
+	var most atomic.Int64
+	d.cfg.Crash = func(string) {
+		d.inbox.mu.Lock()
+		defer d.inbox.mu.Unlock()
+		most.Store(max(most.Load(), int64(d.inbox.found)))
+	}
+	for i := range jobs {
+		d.jobs.add(job{run: "gone", task: "a", child: fmt.Sprint(i)})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	for range jobWorkers {
+		work.Go(func() { _ = d.work(ctx) })
+	}
+	found := 0
+	bustest.Eventually(t, "all jobs are done", func() bool {
+		d.jobs.mu.Lock()
+		left := len(d.jobs.queue)
+		d.jobs.mu.Unlock()
+		if left > 0 && !d.inbox.full() {
+			return false
+		}
+		inputs, _, _ := d.inbox.take()
+		found += len(inputs)
+		return found == jobs
+	})
+	cancel()
+	work.Wait()
+	if n := most.Load(); n >= maxFound+jobWorkers || d.inbox.found != 0 {
+		t.Errorf("up to %d have waited, %d are left", n, d.inbox.found)
 	}
 }

@@ -15,13 +15,14 @@ import (
 )
 
 // inbox gathers what comes from other goroutines between turns, and what one turn finds for the next. Inputs are bounded by the requests in flight, due entries,
-// tasks that start children and misfits by maxFired each, hints by maxHints.
+// tasks that start children and misfits by maxFired each, what jobs find by maxFound, hints by maxHints.
 type inbox struct {
 	mu      sync.Mutex
 	inputs  []*input
 	fired   map[storage.IndexOp]bool // the due entries among the inputs
 	misfits map[string]bool          // the tasks that the misfits among them are about
 	mores   map[string]bool          // the tasks that may start children
+	found   int                      // how many of them jobs have found
 	agents  map[string]bool
 	classes map[string]bool
 	signal  chan struct{}
@@ -30,6 +31,7 @@ type inbox struct {
 const (
 	maxHints = 100_000 // hints beyond this are left to the slow scan
 	maxFired = 10_000  // due entries beyond this are left to the timers, which find them in the store
+	maxFound = 128     // jobs wait while there are more
 )
 
 func (b *inbox) init() {
@@ -40,9 +42,21 @@ func (b *inbox) init() {
 
 func (b *inbox) add(in ...*input) {
 	b.mu.Lock()
+	for _, one := range in {
+		if one.found {
+			b.found++
+		}
+	}
 	b.inputs = append(b.inputs, in...)
 	b.mu.Unlock()
 	b.wakeSoon()
+}
+
+// full reports whether no more jobs should be done: each may find a MiB.
+func (b *inbox) full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.found >= maxFound
 }
 
 // fire looks at a due entry at once. One that waits already is not put beside itself: a parent that has not taken in the end of a child is told of it again
@@ -129,6 +143,9 @@ func (b *inbox) take() (inputs []*input, agents, classes []string) {
 	for _, in := range inputs {
 		if in.fired {
 			delete(b.fired, *in.timer)
+		}
+		if in.found {
+			b.found--
 		}
 		switch about := in.in.(type) {
 		case *Misfit:

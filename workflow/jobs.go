@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
@@ -22,7 +23,8 @@ type job struct {
 const (
 	jobWorkers = 2
 	maxJobs    = 10_000 // waiting; what finds no room is found again by its timer
-	joinPage   = 256    // children read in one go
+	jobPause   = 10 * time.Millisecond
+	joinPage   = 256 // children read in one go
 )
 
 // jobList holds the jobs that wait and are being done, each once.
@@ -77,6 +79,12 @@ func (e *Engine) work(ctx context.Context) error {
 		case <-e.jobs.more:
 		}
 		for j, ok := e.jobs.take(); ok && ctx.Err() == nil; j, ok = e.jobs.take() {
+			for e.inbox.full() && ctx.Err() == nil { // what was found before is taken in first
+				select {
+				case <-ctx.Done():
+				case <-time.After(jobPause):
+				}
+			}
 			e.cfg.Crash("workflow-before-job")
 			if err := e.do(ctx, j); err != nil && ctx.Err() == nil {
 				e.cfg.Log.Warn("task with children not looked at, trying again", "run_id", j.run, "task_id", j.task, "err", err)
@@ -122,6 +130,7 @@ func (e *Engine) do(ctx context.Context, j job) (err error) {
 func (e *Engine) letGo(j job) {
 	if j.child != "" {
 		for _, in := range nothing(&j.due) {
+			in.found = true
 			e.inbox.add(in)
 		}
 	}
@@ -138,7 +147,7 @@ func (e *Engine) open(ctx context.Context, r *Run, def *Definition, t *Task, rt 
 	for page := range slices.Chunk(items, itemsPage) {
 		in.Pages = append(in.Pages, event.MustMarshal(page))
 	}
-	e.inbox.add(&input{run: r.ID, in: in})
+	e.inbox.add(&input{run: r.ID, in: in, found: true})
 	return nil
 }
 
@@ -172,7 +181,7 @@ func (e *Engine) goRound(ctx context.Context, r *Run, def *Definition, t *Task, 
 		return err
 	}
 	end.Again = again
-	e.inbox.add(&input{run: r.ID, in: end, timer: &j.due})
+	e.inbox.add(&input{run: r.ID, in: end, timer: &j.due, found: true})
 	return nil
 }
 
@@ -221,7 +230,7 @@ func (e *Engine) join(ctx context.Context, r *Run, rt *RunTask) error {
 		}
 	}
 	in.Output = append(list, ']')
-	e.inbox.add(&input{run: r.ID, in: in})
+	e.inbox.add(&input{run: r.ID, in: in, found: true})
 	return nil
 }
 
