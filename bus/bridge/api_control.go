@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -122,6 +123,13 @@ func (b *Bridge) decide(kind event.CommandKind) func(context.Context, *decisionI
 		body := &event.RunCommand{TaskID: in.Task}
 		if in.Body != nil {
 			body.Comment, body.By = in.Body.Comment, in.Body.By
+		}
+		if name := exchangeOf(ctx).key; name != "" { // that is known; who a person says to be is what they say
+			if said := body.By; said != "" && said != name {
+				comment := clip(strings.TrimSuffix("as "+said+": "+body.Comment, ": "), event.MaxErrorText-len("…"))
+				body.Comment = strings.ToValidUTF8(comment, "")
+			}
+			body.By = name
 		}
 		return b.steer(ctx, kind, in.ID, body)
 	}

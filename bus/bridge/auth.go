@@ -16,6 +16,24 @@ import (
 // replayWindow is how far the timestamp of a signed webhook may be from now.
 const replayWindow = 5 * time.Minute
 
+// NamedKey is a bearer key that says who shows it. Several may have the same name.
+type NamedKey struct{ Name, Key string }
+
+// open reports whether the new API needs no key.
+func (c *Config) open() bool { return c.Key == "" && len(c.Keys) == 0 }
+
+// shownBy reports whether a request shows one of the keys, and the name of that, empty if it has none. All are compared, so that the time does not tell which
+// one it was.
+func (c *Config) shownBy(r *http.Request) (name string, ok bool) {
+	ok = hasKey(r, c.Key)
+	for _, k := range c.Keys {
+		if hasKey(r, k.Key) {
+			name, ok = k.Name, true
+		}
+	}
+	return name, ok
+}
+
 // hasKey reports whether a request shows a bearer key: the scheme in any case, one space, and the key byte for byte.
 func hasKey(r *http.Request, key string) bool {
 	scheme, shown, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -31,8 +49,10 @@ func equalKeys(a, b string) bool {
 // admitAPI refuses requests to the new API that do not show the key, if there is one.
 func (b *Bridge) admitAPI(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if b.cfg.Key == "" || hasKey(r, b.cfg.Key) {
-			exchangeOf(r.Context()).reach(authenticated, time.Now())
+		if name, ok := b.cfg.shownBy(r); ok || b.cfg.open() {
+			x := exchangeOf(r.Context())
+			x.key = name
+			x.reach(authenticated, time.Now())
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -57,14 +77,15 @@ func refuseOtherSites(next http.Handler) http.Handler {
 
 // admitOld is the check of the three old bearer routes.
 func (b *Bridge) admitOld(r *http.Request, _ []byte) error {
-	key := b.cfg.Key
-	if key == "" {
-		key = b.cfg.OldKey
+	name, ok := b.cfg.shownBy(r)
+	if b.cfg.open() {
+		ok = hasKey(r, b.cfg.OldKey)
 	}
+	exchangeOf(r.Context()).key = name
 	switch {
 	case len(r.Header.Values("Authorization")) == 0:
 		return &oldError{http.StatusUnauthorized, "Authorization header missing"}
-	case !hasKey(r, key):
+	case !ok:
 		return &oldError{http.StatusUnauthorized, "Invalid authentication credentials"}
 	}
 	return nil

@@ -83,9 +83,11 @@ type Config struct {
 	// RunHistory, when set, is shown under /api/v1/runs/{id}/history. It fails as RunQueries do.
 	RunHistory func(ctx context.Context, run string) (*event.RunHistory, error)
 
-	// Key is the bearer key of all routes but the webhook and the probes. Empty leaves /api/v1 open.
+	// Key is a bearer key of all routes but the webhook and the probes. Without one, and without Keys, /api/v1 is open.
 	Key string
-	// OldKey is the key of the three old bearer routes when Key is empty. When both are empty these routes refuse everybody.
+	// Keys are more such keys, which say who shows them.
+	Keys []NamedKey
+	// OldKey is the key of the three old bearer routes when there is neither Key nor Keys. Without any these routes refuse everybody.
 	OldKey string
 	// WebhookSecrets are the secrets of which one must have signed a request to the old webhook. Empty leaves it open.
 	WebhookSecrets []string

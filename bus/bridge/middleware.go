@@ -181,6 +181,9 @@ func (b *Bridge) logRequest(x *exchange, r *http.Request) {
 		slog.String("method", x.method), slog.String("route", x.route), slog.Int("status", x.status),
 		slog.Float64("ms", float64(x.took().Microseconds())/1000), slog.String("request_id", x.id),
 	}
+	if x.key != "" {
+		attrs = append(attrs, slog.String("key", x.key))
+	}
 	if level >= slog.LevelWarn {
 		suppressed, ok := b.refusals.allow(x.route, time.Now())
 		if !ok {

@@ -78,7 +78,7 @@ func (b *Bridge) oldNotify(ctx context.Context, r *oldRequest) (int, any, error)
 // mayNotify keeps an open webhook, which anybody may call, from taking over or removing an agent that has registered with a key or over NATS. Where there is no key everything
 // is open anyway.
 func (b *Bridge) mayNotify(ctx context.Context, id string) error {
-	if b.cfg.Key == "" || len(b.cfg.WebhookSecrets) > 0 {
+	if b.cfg.open() || len(b.cfg.WebhookSecrets) > 0 {
 		return nil
 	}
 	agent, err := b.agent(ctx, id)

@@ -34,6 +34,7 @@ const (
 // trace is how far a request came, and why not farther.
 type trace struct {
 	id, method, route, subject string
+	key                        string // name of the key that was shown, empty if it has none
 
 	status int
 	ack    bus.Ack
@@ -88,7 +89,7 @@ func (t *trace) sequence() string {
 // shown is the trace as others see it.
 func (t *trace) shown() *event.RequestTrace {
 	r := &event.RequestTrace{
-		RequestID: t.id, Method: t.method, Route: t.route, Subject: t.subject, Sequence: t.sequence(), Status: t.status,
+		RequestID: t.id, Method: t.method, Route: t.route, Key: t.key, Subject: t.subject, Sequence: t.sequence(), Status: t.status,
 		Steps: make([]event.RequestStep, 0, len(steps)),
 	}
 	for s, name := range steps {

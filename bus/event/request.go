@@ -7,6 +7,7 @@ type RequestTrace struct {
 	RequestID string        `json:"requestId"` // the X-Request-Id of the answer
 	Method    string        `json:"method"`
 	Route     string        `json:"route"`             // the pattern of the path
+	Key       string        `json:"key,omitzero"`      // name of the key that was shown
 	Subject   string        `json:"subject,omitzero"`  // of the message it became
 	Sequence  string        `json:"sequence,omitzero"` // of the stored message: stream/sequence
 	Status    int           `json:"status"`            // of the answer

@@ -54,7 +54,7 @@ func (a *app) devConfig(dataDir, natsAddr, httpAddr string, delivery deliveryFla
 	if cfg, err = a.serverConfig(httpAddr, delivery, runs); err != nil {
 		return cfg, done, err
 	}
-	if cfg.Key == "" {
+	if cfg.Key == "" && len(cfg.Keys) == 0 {
 		if !isLoopback(httpAddr) {
 			return cfg, done, usagef("%s is not a loopback address: set OPSCORE_API_KEY, or listen on 127.0.0.1", httpAddr)
 		}

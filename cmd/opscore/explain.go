@@ -46,6 +46,7 @@ func showRequest(p *sheet, r *event.RequestTrace) {
 	p.field("Request", text(r.RequestID))
 	p.field("Route", text(r.Method+" "+r.Route))
 	p.field("Status", httpStatus(r.Status))
+	p.optional("Key", r.Key)
 	p.optional("Message", r.Subject)
 	p.optional("Sequence", r.Sequence)
 	if len(r.Steps) == 0 {

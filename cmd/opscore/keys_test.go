@@ -32,6 +32,26 @@ func TestServeRefusesToBeOpen(t *testing.T) {
 	}
 }
 
+func TestServeTakesKeysWithNames(t *testing.T) {
+	t.Parallel()
+	for keys, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"ada:k1 bob:k:2\nada:k3": {exitFailure, "store"}, // it goes on as far as the store
+		"ada:k1 k2":              {exitUsage, "OPSCORE_API_KEYS: entry 2 is not name:key"},
+		":k1":                    {exitUsage, "entry 1 is not name:key"},
+		"ada:k1 bob:k1":          {exitUsage, "entries 1 and 2 have the same key"},
+		"  ":                     {exitUsage, "no OPSCORE_API_KEY"},
+	} {
+		p := &program{t: t, env: map[string]string{envAPIKeys: keys}}
+		got := p.run("serve", "--redis-url", "nothing:", "--http-addr", "127.0.0.1:0")
+		if got.code != want.code || !strings.Contains(got.stderr, want.text) || strings.Contains(got.stderr, "k1") || strings.Contains(got.stderr, "k2") {
+			t.Errorf("%q: %+v", keys, got)
+		}
+	}
+}
+
 // lines is a stream that is read while it is written.
 type lines struct {
 	mu sync.Mutex

@@ -20,6 +20,9 @@ const (
 	envServer     = "OPSCORE_URL"
 	envAPIKey     = "OPSCORE_API_KEY"
 	envAPIKeyFile = "OPSCORE_API_KEY_FILE"
+
+	envAPIKeys     = "OPSCORE_API_KEYS" // of a server: name:key, separated by white space
+	envAPIKeysFile = "OPSCORE_API_KEYS_FILE"
 )
 
 const rootHelp = `opscore runs Ops-Core and talks to it: it shows the agents of a fleet, stores workflows, and starts and follows runs.
@@ -175,19 +178,22 @@ func (a *app) serverURL() string {
 }
 
 // apiKey returns the key to show to the server, empty if there is none. It comes from the environment only: the flags of a process can be read by others.
-func (a *app) apiKey() (string, error) {
-	key, file := a.getenv(envAPIKey), a.getenv(envAPIKeyFile)
+func (a *app) apiKey() (string, error) { return a.secret(envAPIKey, envAPIKeyFile) }
+
+// secret returns what one variable holds, or the file that another names.
+func (a *app) secret(env, envFile string) (string, error) {
+	text, file := a.getenv(env), a.getenv(envFile)
 	if file == "" {
-		return strings.TrimSpace(key), nil
+		return strings.TrimSpace(text), nil
 	}
-	if key != "" {
-		return "", usagef("%s and %s are both set; unset one", envAPIKey, envAPIKeyFile)
+	if text != "" {
+		return "", usagef("%s and %s are both set; unset one", env, envFile)
 	}
-	text, err := os.ReadFile(file)
+	held, err := os.ReadFile(file)
 	if err != nil {
-		return "", fmt.Errorf("read the key that %s names: %w", envAPIKeyFile, err)
+		return "", fmt.Errorf("read the key that %s names: %w", envFile, err)
 	}
-	return strings.TrimSpace(string(text)), nil
+	return strings.TrimSpace(string(held)), nil
 }
 
 // style returns how to print to w.

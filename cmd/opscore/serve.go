@@ -8,6 +8,8 @@ import (
 	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 
+	"github.com/opspawn/opscore/bus/bridge"
+	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/cmd/opscore/server"
 )
 
@@ -34,7 +36,8 @@ func newServeCommand(a *app) *cobra.Command {
 		Short: "Run a replica against external NATS and Redis servers",
 		Long: `serve runs Ops-Core against a NATS server (2.14 or newer, with JetStream) and a Redis server (7.0 or newer, with AOF).
 
-Any number of replicas may run; any of them may be killed at any time. OPSCORE_API_KEY rules all routes but the webhook and the probes.`,
+Any number of replicas may run; any of them may be killed at any time. OPSCORE_API_KEY rules all routes but the webhook and the probes; so do
+the keys of OPSCORE_API_KEYS (name:key, separated by spaces), which say who shows them.`,
 		Example: "  OPSCORE_API_KEY=… opscore serve --nats-url nats://nats:4222 --redis-url redis://redis:6379/0 --http-addr :8000",
 		Args:    none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -45,7 +48,7 @@ Any number of replicas may run; any of them may be killed at any time. OPSCORE_A
 			if cfg.Roles, err = parseRoles(roles); err != nil {
 				return err
 			}
-			if cfg.Key == "" && !insecure && hasBridge(cfg.Roles) {
+			if cfg.Key == "" && len(cfg.Keys) == 0 && !insecure && hasBridge(cfg.Roles) {
 				return usagef("no OPSCORE_API_KEY: set one, or say --insecure to leave the API open to everybody who can reach %s", httpAddr)
 			}
 			cfg.StoreURL, cfg.NATSURL, cfg.Replicas = a.orEnv(redisURL, envRedis, defaultRedis), a.orEnv(natsURL, envNATS, "nats://127.0.0.1:4222"), replicas
@@ -69,6 +72,10 @@ func (a *app) serverConfig(httpAddr string, flags deliveryFlags, life runFlags) 
 	if err != nil {
 		return server.Config{}, err
 	}
+	keys, err := a.namedKeys()
+	if err != nil {
+		return server.Config{}, err
+	}
 	log, err := a.logger()
 	if err != nil {
 		return server.Config{}, err
@@ -82,9 +89,31 @@ func (a *app) serverConfig(httpAddr string, flags deliveryFlags, life runFlags) 
 		return server.Config{}, err
 	}
 	return server.Config{
-		HTTPAddr: httpAddr, Delivery: delivery, Runs: runs, Key: key, WebhookSecrets: strings.Fields(a.getenv(envWebhookSecrets)),
+		HTTPAddr: httpAddr, Delivery: delivery, Runs: runs, Key: key, Keys: keys, WebhookSecrets: strings.Fields(a.getenv(envWebhookSecrets)),
 		Version: readBuild().Version, Log: log,
 	}, nil
+}
+
+// namedKeys returns the keys of a server that say who shows them. What it complains of it names by its place: it may be a key.
+func (a *app) namedKeys() ([]bridge.NamedKey, error) {
+	text, err := a.secret(envAPIKeys, envAPIKeysFile)
+	if err != nil {
+		return nil, err
+	}
+	var keys []bridge.NamedKey
+	for i, pair := range strings.Fields(text) {
+		name, key, _ := strings.Cut(pair, ":")
+		if name == "" || key == "" || len(name) > event.MaxName {
+			return nil, usagef("%s: entry %d is not name:key", envAPIKeys, i+1)
+		}
+		for j, other := range keys {
+			if other.Key == key {
+				return nil, usagef("%s: entries %d and %d have the same key", envAPIKeys, j+1, i+1)
+			}
+		}
+		keys = append(keys, bridge.NamedKey{Name: name, Key: key})
+	}
+	return keys, nil
 }
 
 func (a *app) orEnv(flag, env, fallback string) string {

@@ -48,9 +48,10 @@ type Config struct {
 	Roles    []Role              // empty: AllRoles
 	Replicas int                 // of streams that are created, 0 means 1
 
-	Key            string   // bearer key of all routes but the webhook and the probes; empty leaves /api/v1 open
-	OldKey         string   // key of the three old bearer routes when Key is empty
-	WebhookSecrets []string // of the old webhook; empty leaves it open
+	Key            string            // bearer key of all routes but the webhook and the probes; empty leaves /api/v1 open
+	Keys           []bridge.NamedKey // more such keys, which say who shows them
+	OldKey         string            // key of the three old bearer routes when Key is empty
+	WebhookSecrets []string          // of the old webhook; empty leaves it open
 
 	Delivery Delivery
 	Runs     Runs
@@ -291,7 +292,7 @@ func (s *server) newBridge() (*bridge.Bridge, error) {
 	agents, runs := lifecycle.NewQueries(s.store), workflow.NewQueries(s.store)
 	return bridge.New(bridge.Config{
 		Bus: s.conn, Agents: agents, Runs: runs, Schedules: runs, Explain: runs, Queues: runs, History: bridge.History(agents.History), RunHistory: runs.History,
-		Key: s.cfg.Key, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
+		Key: s.cfg.Key, Keys: s.cfg.Keys, OldKey: s.cfg.OldKey, WebhookSecrets: s.cfg.WebhookSecrets,
 		Ready: s.checks, Log: s.cfg.Log, Version: s.cfg.Version, Setup: s.setup(), Backups: backups{s},
 		PushSecrets: s.cfg.Delivery.Secrets, AgentKitURL: s.cfg.Delivery.AgentKitURL, AgentKitKey: s.cfg.Delivery.AgentKitKey,
 		AgentKitMode: s.cfg.Delivery.AgentKitMode, AdoptAgents: s.cfg.Delivery.AdoptAgents,
