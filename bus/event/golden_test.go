@@ -108,6 +108,7 @@ func goldens() []golden {
 		{file: "list", body: func() any { return new(event.List[event.Agent]) }},
 		{file: "list-empty", body: func() any { return new(event.List[event.Agent]) }},
 		{file: "request", body: func() any { return new(event.RequestTrace) }},
+		{file: "request-named", body: func() any { return new(event.RequestTrace) }},
 		{file: "wake", body: func() any { return new(event.Wake) }},
 	}
 }
