@@ -257,11 +257,11 @@ func (d *decider) enterChildren(t *Task, rt *RunTask) {
 	d.changed = true
 }
 
-// parent returns a task that has children and has not ended, with a copy of what it knows of them to be changed.
+// parent returns a task that has children and has not ended. One that is to begin once more has no use for those it had.
 func (d *decider) parent(taskID string, round int) (*Task, *RunTask) {
 	rt := d.run.Find(taskID)
 	t := d.def.Find(taskID)
-	if t == nil || rt == nil || rt.Kids == nil || rt.State.Final() || rt.Attempt != round || d.run.State.Final() {
+	if t == nil || rt == nil || rt.Kids == nil || rt.State.Final() || rt.State == event.TaskPending || rt.Attempt != round || d.run.State.Final() {
 		return nil, nil
 	}
 	return t, rt

@@ -248,3 +248,23 @@ func TestAnInputThatWasGivenHoldsUntilTheTaskIsRunAgain(t *testing.T) {
 	s.does("a")
 	given(`{"tone":"dry"}`)
 }
+
+// A child of the go before ends when the task that had started it is to begin once more, and has not yet: that changes nothing.
+func TestAChildOfAnEarlierGoEndsBeforeItsTaskBeginsAgain(t *testing.T) {
+	t.Parallel()
+	s := tell(t, `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c"},{"taskId":"w","workflow":{"id":"in"},"dependsOn":["a"]}]}`, &event.RunStart{})
+	s.does("a")
+	s.put(&More{TaskID: "w", Limit: 1})
+	s.put(command(event.KindRunCancel, nil))
+	s.commands(event.KindRunRerun, "a")
+	for _, in := range []*ChildEnded{{State: event.RunCompleted}, {State: event.RunFailed, Error: broke}} {
+		in.TaskID, in.Round = "w", 1
+		if d := s.put(in); d.Run != nil {
+			t.Fatalf("it changes %s", event.MustMarshal(d.Run))
+		}
+	}
+	s.does("a")
+	if w := s.task("w"); w.State != event.TaskWaiting || w.Attempt != 2 {
+		t.Errorf("the task is %s", event.MustMarshal(w))
+	}
+}
