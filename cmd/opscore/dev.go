@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/cmd/opscore/server"
+	"github.com/opspawn/opscore/storage/boltstore"
 )
 
 // legacyKey is the key that the old service fell back to; its clients send it unless they are told otherwise.
@@ -56,10 +58,9 @@ func (a *app) devConfig(dataDir, natsAddr, httpAddr string, delivery deliveryFla
 	}
 	if cfg.Key == "" && len(cfg.Keys) == 0 {
 		if !isLoopback(httpAddr) {
-			return cfg, done, usagef("%s is not a loopback address: set OPSCORE_API_KEY, or listen on 127.0.0.1", httpAddr)
+			return cfg, done, notLoopback(httpAddr)
 		}
 		cfg.OldKey = legacyKey
-		cfg.Log.Warn("no OPSCORE_API_KEY: /api/v1 is open, the old routes expect the key " + legacyKey)
 	}
 	if dataDir == "" {
 		if dataDir, err = os.MkdirTemp("", "opscore-dev-"); err != nil {
@@ -72,9 +73,21 @@ func (a *app) devConfig(dataDir, natsAddr, httpAddr string, delivery deliveryFla
 	return cfg, done, nil
 }
 
+// notLoopback says why dev does not listen on an address without a key.
+func notLoopback(addr string) error {
+	var malformed *net.AddrError
+	if _, _, err := net.SplitHostPort(addr); errors.As(err, &malformed) {
+		return usagef("--http-addr %q is not of the form HOST:PORT, as in 127.0.0.1:8000: %s", addr, malformed.Err)
+	}
+	return usagef("%s is not a loopback address: set OPSCORE_API_KEY, or listen on 127.0.0.1", addr)
+}
+
 // runServer runs a server until the program is told to stop, which is no failure.
 func (a *app) runServer(ctx context.Context, cfg server.Config) error {
 	cfg.Ready = func(at server.Addresses) {
+		if cfg.OldKey != "" {
+			cfg.Log.Warn("no OPSCORE_API_KEY: /api/v1 is open, the old routes expect the key " + cfg.OldKey)
+		}
 		args := []any{"nats", bus.Redact(at.NATS), "version", cfg.Version}
 		if at.HTTP != "" {
 			args = append(args, "http", "http://"+at.HTTP)
@@ -86,8 +99,11 @@ func (a *app) runServer(ctx context.Context, cfg server.Config) error {
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
 	}
-	if errors.Is(err, syscall.EADDRINUSE) && strings.Contains(err.Error(), "embedded server") {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE) && strings.Contains(err.Error(), "embedded server"):
 		return fmt.Errorf("%w (choose another with --nats-addr)", err)
+	case cfg.Embedded != nil && (errors.Is(err, boltstore.ErrLocked) || errors.Is(err, bus.ErrLocked)):
+		return fmt.Errorf("%w (stop what uses it, or choose another folder with --data-dir)", err)
 	}
 	return err
 }

@@ -27,6 +27,9 @@ const (
 	queueLength = 256
 )
 
+// ErrLocked says that another process has the file open.
+var ErrLocked = errors.New("it is in use by another process")
+
 // errClosed is the error of calls after Close.
 var errClosed = errors.New("the store is closed")
 
@@ -56,7 +59,7 @@ func open(ctx context.Context, u *url.URL) (storage.Store, error) {
 }
 
 // Open opens the file a URL names (see [Driver]), creating it and its folder when absent. It returns an error if the
-// URL has a mistake, if the file is not a database, or if another process has it open for more than a second.
+// URL has a mistake, if the file is not a database, or, wrapping [ErrLocked], if another process has it open for more than a second.
 func Open(ctx context.Context, u *url.URL) (*Store, error) {
 	path, err := filePath(u)
 	if err != nil {
@@ -128,7 +131,7 @@ func openFile(path string) (*bbolt.DB, error) {
 	})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return nil, fmt.Errorf("open %s: it is in use by another process: %w", path, err)
+		return nil, fmt.Errorf("open %s: %w", path, ErrLocked)
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}

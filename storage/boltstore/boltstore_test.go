@@ -137,7 +137,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	s := openFile(t, path)
 	defer func() { _ = s.Close() }()
 	_, err := boltstore.Open(t.Context(), &url.URL{Scheme: "file", Path: path})
-	if err == nil || !strings.Contains(err.Error(), "in use by another process") || !strings.Contains(err.Error(), path) {
+	if !errors.Is(err, boltstore.ErrLocked) || !strings.Contains(err.Error(), "in use by another process") || !strings.Contains(err.Error(), path) {
 		t.Fatalf("got %v", err)
 	}
 }
