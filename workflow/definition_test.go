@@ -251,7 +251,7 @@ func TestAMistakeIsNamed(t *testing.T) {
 		{"just text", "line 1: the definition must be an object, not \"just text\" ($)"},
 		{"id: d\nid: e\n", `line 2: mapping key "id" already defined at [1:1]`},
 		{"{\"id\":\"d\",\n\"id\":\"e\"}", `line 2: mapping key "id" already defined at [1:2]`},
-		{"id: d\n\ttasks: []\n", `line 2: found character '	' that cannot start any token`},
+		{"id: d\n\ttasks: []\n", `line 2: a tab stands here; YAML is indented with blanks`},
 		{"id: d\ntasks: []\n---\nid: e\n", "line 4: the file holds more than one document"},
 		{"id: d\ntasks: []\nsince: .inf\n", "it holds a number that JSON does not know: .inf or .nan"},
 	} {

@@ -31,7 +31,7 @@ func (d *decider) retry(c *event.RunCommand) {
 		return
 	}
 	if d.run.State == event.RunCompleted {
-		d.refuse(event.CodeNotAllowedNow, "the run has completed; it can be run again from one of its tasks")
+		d.refuse(event.CodeNotAllowedNow, "the run has completed; it can be run again from one of its tasks with \"opscore run rerun\"")
 		return
 	}
 	again := d.broken()

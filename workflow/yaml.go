@@ -3,6 +3,7 @@ package workflow
 import (
 	"bytes"
 	"errors"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -41,7 +42,11 @@ func ToJSON(source []byte) (event.Raw, error) {
 func yamlProblem(err error) error {
 	var syntax yaml.Error
 	if errors.As(err, &syntax) && syntax.GetToken() != nil {
-		return Problems{{Line: syntax.GetToken().Position.Line, Text: syntax.GetMessage()}}
+		text := syntax.GetMessage()
+		if strings.HasPrefix(text, "found character '\t'") {
+			text = "a tab stands here; YAML is indented with blanks"
+		}
+		return Problems{{Line: syntax.GetToken().Position.Line, Text: text}}
 	}
 	return Problems{{Text: "neither JSON nor YAML: " + err.Error()}}
 }
