@@ -156,8 +156,8 @@ func (c *client) upload(ctx context.Context, name string, force bool) (items int
 
 // exchange sends a request whose body, or whose answer, is a file. The answer's body must be closed.
 func (c *client) exchange(ctx context.Context, method, path string, body io.Reader, size int64) (*http.Response, error) {
-	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
-	req, err := http.NewRequestWithContext(ctx, method, c.base+apiPath+path, body)
+	limited, cancel := context.WithTimeout(ctx, copyTimeout)
+	req, err := http.NewRequestWithContext(limited, method, c.base+apiPath+path, body)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("make the request: %w", err)

@@ -75,7 +75,7 @@ func newClient(server, key string) (*client, error) {
 		return nil, usagef("the URL of the server must not hold a password; put the key into %s", envAPIKey)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.DialContext = (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	transport.DialContext = dial
 	return &client{
 		base: strings.TrimRight(u.String(), "/"),
 		key:  key,
@@ -85,6 +85,34 @@ func newClient(server, key string) (*client, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
+}
+
+// errNATS says that what answers speaks NATS, not HTTP.
+var errNATS = errors.New("it is a NATS server")
+
+// dial connects to a server.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &greeted{Conn: conn}, nil
+}
+
+// greeted is a connection that fails with errNATS when it begins with the greeting of a NATS server. The HTTP client would log that
+// greeting, or take it for a broken answer.
+type greeted struct {
+	net.Conn
+	read bool // only what comes first is looked at
+}
+
+func (g *greeted) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	if !g.read && bytes.HasPrefix(p[:n], []byte("INFO {")) {
+		return 0, errNATS
+	}
+	g.read = g.read || n > 0
+	return n, err
 }
 
 // request is one call of the API.

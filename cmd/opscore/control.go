@@ -42,7 +42,7 @@ func newRunSwitch(a *app, verb, short string) *cobra.Command {
 
 func newRunSignal(a *app) *cobra.Command {
 	var file string
-	cmd := a.steer("signal RUN NAME [JSON]", "Send a signal to a run", cobra.RangeArgs(2, 3), func(args []string) (request, error) {
+	cmd := a.steer("signal RUN NAME [JSON]", "Send a signal to a run", asInUse, func(args []string) (request, error) {
 		raw := event.Raw("null")
 		switch {
 		case file != "" && len(args) == 3:
@@ -69,7 +69,7 @@ func newRunSignal(a *app) *cobra.Command {
 // newRunDecision makes "run approve" and "run reject".
 func newRunDecision(a *app, verb, short string) *cobra.Command {
 	var comment, by string
-	cmd := a.steer(verb+" RUN TASK", short, cobra.ExactArgs(2), func(args []string) (request, error) {
+	cmd := a.steer(verb+" RUN TASK", short, asInUse, func(args []string) (request, error) {
 		if by == "" {
 			by = a.getenv("USER")
 		}
@@ -101,7 +101,7 @@ type rerunRequest struct {
 func newRunRerun(a *app) *cobra.Command {
 	var inputs []string
 	var reason string
-	cmd := a.steer("rerun RUN TASK", "Run a run again from one of its tasks", cobra.ExactArgs(2), func(args []string) (request, error) {
+	cmd := a.steer("rerun RUN TASK", "Run a run again from one of its tasks", asInUse, func(args []string) (request, error) {
 		body := rerunRequest{TaskID: args[1], Reason: reason}
 		for _, in := range inputs {
 			if k, v, ok := strings.Cut(in, "="); ok && !strings.HasPrefix(in, "{") && !strings.HasPrefix(in, "@") {

@@ -6,6 +6,8 @@ import (
 	"iter"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -123,7 +125,7 @@ func (a *app) command(ctx context.Context, c *client, verb string, args []string
 		if err != nil {
 			failed++
 			if first == nil {
-				first = fmt.Errorf("agent %s: %w", ids[i], err)
+				first = about(ids[i], err)
 			}
 		}
 	}
@@ -137,6 +139,14 @@ func (a *app) command(ctx context.Context, c *client, verb string, args []string
 		}
 	}
 	return ids, first
+}
+
+// about makes an error name the agent it is about, unless it does already.
+func about(id string, err error) error {
+	if strings.Contains(err.Error(), strconv.Quote(id)) {
+		return err
+	}
+	return fmt.Errorf("agent %s: %w", id, err)
 }
 
 // onePage makes a list of what is there already.

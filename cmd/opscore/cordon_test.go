@@ -83,6 +83,9 @@ func cordonByIDLabelAndVersion(t *testing.T, p *program) {
 
 func sayThatAnAgentIsDrained(t *testing.T, p *program) {
 	t.Helper()
+	if got, want := p.run("agent", "drain", "nobody"), (result{exitNotFound, "", "opscore: agent \"nobody\" is not registered\n"}); got != want {
+		t.Errorf("%+v", got)
+	}
 	got := p.run("agent", "drain", "a1", "--deadline", "1h", "--reason", "upgrade")
 	if want := regexp.MustCompile(`(?m)^a1 .* no: it is drained: it takes no new work, and what it holds is handed back at \d{4}-`); !want.MatchString(got.stdout) {
 		t.Errorf("%+v", got)

@@ -4,13 +4,17 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/cmd/interrupt"
+	"github.com/opspawn/opscore/storage/boltstore"
 )
 
 // TestRefusals maps the answers of a server to exit codes and one clear line each.
@@ -109,6 +113,9 @@ func TestServerNotReachable(t *testing.T) {
 	url := "http://" + l.Addr().String()
 	l.Close()
 	p := &program{t: t, env: map[string]string{envServer: url}}
+	if got := p.run("backup", t.TempDir()+"/b"); got.code != exitUnreachable || !strings.Contains(got.stderr, "http://server: connection refused") {
+		t.Errorf("backup: %+v", got)
+	}
 	for _, args := range [][]string{{"agent", "list"}, {"agent", "list", "-o", "json"}, {"run", "start", "w", "--wait"}, {"workflow", "apply", "-f", "testdata/report.yaml"}} {
 		got := p.run(args...)
 		if got.code != exitUnreachable || got.stdout != "" {
@@ -118,6 +125,36 @@ func TestServerNotReachable(t *testing.T) {
 		if !strings.HasSuffix(got.stderr, want+"\n") {
 			t.Errorf("%v: stderr %q, want …%q", args, got.stderr, want)
 		}
+	}
+}
+
+// TestNATSIsNotTheAPI knows the greeting of a NATS server, which the HTTP client would log or take for a broken answer.
+func TestNATSIsNotTheAPI(t *testing.T) {
+	t.Parallel()
+	nats := bustest.ListeningServer(t)
+	p := &program{t: t, env: map[string]string{envServer: strings.Replace(nats.URL(), "nats:", "http:", 1)}}
+	for _, args := range [][]string{{"agent", "list"}, {"run", "start", "w"}, {"backup", t.TempDir() + "/b"}} {
+		got := p.run(args...)
+		const want = "opscore: http://server is a NATS server, not the HTTP address of Ops-Core, which looks like http://127.0.0.1:8000; name that with --server or OPSCORE_URL\n"
+		if got != (result{exitUnreachable, "", want}) {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
+}
+
+// TestDevOnAFolderInUse says what to do, and nothing about keys: nothing is served.
+func TestDevOnAFolderInUse(t *testing.T) {
+	t.Parallel()
+	dir := bustest.Dir(t)
+	other, err := boltstore.Open(t.Context(), &url.URL{Scheme: "file", Path: filepath.Join(dir, "opscore.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	got := (&program{t: t}).run("dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0")
+	const want = "in use by another process (stop what uses it, or choose another folder with --data-dir)\n"
+	if got.code != exitFailure || !strings.HasSuffix(got.stderr, want) || strings.Contains(got.stderr, envAPIKey) {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -133,9 +170,19 @@ func TestUsage(t *testing.T) {
 		{args: []string{"agnet"}, stderr: `unknown command "agnet" for "opscore"; did you mean "agent"? (see "opscore --help")`},
 		{args: []string{"agent"}, stderr: `"opscore agent" needs a command: cordon,`},
 		{args: []string{"run", "strat", "x"}, stderr: `did you mean "start"?`},
+		{args: []string{"agent", "lst"}, stderr: `did you mean "list"?`},
 		{args: []string{"agent", "get"}, stderr: `"opscore agent get" needs the id of an agent`},
 		{args: []string{"agent", "get", ""}, stderr: `"opscore agent get" needs the id of an agent`},
 		{args: []string{"agent", "get", "a", "b"}, stderr: `takes one id, and 2 were given`},
+		{args: []string{"run", "approve", "r"}, stderr: `opscore: TASK is missing: opscore run approve RUN TASK (see`},
+		{args: []string{"run", "reject"}, stderr: `opscore: RUN is missing: opscore run reject RUN TASK (see`},
+		{args: []string{"run", "rerun", "r", ""}, stderr: `opscore: TASK is missing: opscore run rerun RUN TASK (see`},
+		{args: []string{"run", "rerun", "r", "a", "b"}, stderr: `opscore: "b" is one argument too many: opscore run rerun RUN TASK (see`},
+		{args: []string{"run", "signal", "r"}, stderr: `opscore: NAME is missing: opscore run signal RUN NAME [JSON] (see`},
+		{args: []string{"run", "signal", "r", "n", "1", "2"}, stderr: `opscore: "2" is one argument too many`},
+		{args: []string{"workflow", "validate"}, stderr: `opscore: FILE is missing: opscore workflow validate FILE... (see`},
+		{args: []string{"dev", "--http-addr", "foo"}, stderr: `--http-addr "foo" is not of the form HOST:PORT, as in 127.0.0.1:8000: missing port in address`},
+		{args: []string{"dev", "--http-addr", "0.0.0.0:0"}, stderr: `0.0.0.0:0 is not a loopback address: set OPSCORE_API_KEY`},
 		{args: []string{"run", "list", "x"}, stderr: `takes no argument, and "x" was given`},
 		{args: []string{"run", "list", "--nope"}, stderr: `unknown flag: --nope (see "opscore run list --help")`},
 		{args: []string{"run", "list", "-o", "xml"}, stderr: `it can be table or json`},

@@ -111,11 +111,14 @@ func retryTime(header string) string {
 type unreachableError struct {
 	server string
 	cause  error
-	sent   bool // the request may have arrived
+	sent   bool // the request may have arrived at a server that understands it
 }
 
 // Error says which server was tried and what to do about it.
 func (e *unreachableError) Error() string {
+	if errors.Is(e.cause, errNATS) {
+		return fmt.Sprintf("%s is a NATS server, not the HTTP address of Ops-Core, which looks like %s; name that with --server or %s", e.server, defaultServer, envServer)
+	}
 	if e.sent {
 		return fmt.Sprintf("no answer from %s: %s; the request may have arrived", e.server, rootCause(e.cause))
 	}
@@ -129,7 +132,7 @@ func (c *client) unreachable(ctx context.Context, err error, sent bool) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
 	}
-	return &unreachableError{server: c.base, cause: err, sent: sent}
+	return &unreachableError{server: c.base, cause: err, sent: sent && !errors.Is(err, errNATS)}
 }
 
 // rootCause says in short why a connection failed.

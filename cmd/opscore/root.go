@@ -110,16 +110,23 @@ func group(cmd *cobra.Command) *cobra.Command {
 			return fmt.Errorf("%q needs a command: %s", cmd.CommandPath(), strings.Join(commandNames(cmd), ", "))
 		}
 		text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-		if cmd.SuggestionsMinimumDistance <= 0 {
-			cmd.SuggestionsMinimumDistance = 2
-		}
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			text += fmt.Sprintf("; did you mean %q?", near[0])
+		if near := nearest(cmd, args[0]); near != "" {
+			text += fmt.Sprintf("; did you mean %q?", near)
 		}
 		return errors.New(text)
 	}
 	cmd.RunE = func(*cobra.Command, []string) error { return nil } // never reached: Args refuses everything
 	return cmd
+}
+
+// nearest returns the command below cmd whose name is most like a word, empty if none is: one edit is tried before two.
+func nearest(cmd *cobra.Command, word string) string {
+	for cmd.SuggestionsMinimumDistance = 1; cmd.SuggestionsMinimumDistance <= 2; cmd.SuggestionsMinimumDistance++ {
+		if near := cmd.SuggestionsFor(word); len(near) > 0 {
+			return near[0]
+		}
+	}
+	return ""
 }
 
 // commandNames lists what may follow a command.
@@ -157,6 +164,22 @@ func one(what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// asInUse accepts the arguments that the use line of a command names: NAME must be there and not be empty, [NAME] may be left out, and of
+// NAME... there is at least one.
+func asInUse(cmd *cobra.Command, args []string) error {
+	names := strings.Fields(cmd.Use)[1:]
+	form := cmd.CommandPath() + " " + strings.Join(names, " ")
+	for i, name := range names {
+		if !strings.HasPrefix(name, "[") && (i >= len(args) || args[i] == "") {
+			return fmt.Errorf("%s is missing: %s", strings.TrimSuffix(name, "..."), form)
+		}
+	}
+	if len(args) > len(names) && !strings.HasSuffix(cmd.Use, "...") {
+		return fmt.Errorf("%q is one argument too many: %s", args[len(names)], form)
+	}
+	return nil
 }
 
 // none accepts no argument.

@@ -24,7 +24,7 @@ func newWorkflowValidate(a *app) *cobra.Command {
 FILE is JSON or YAML; "-" means standard input. No server is asked, unless one is named by --server or OPSCORE_URL: then a
 capability that no agent offers is a warning. The command exits with 1 if there is a mistake; warnings do not count.`,
 		Example: "  opscore workflow validate examples/workflows/*.yaml",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    asInUse,
 		RunE: func(cmd *cobra.Command, files []string) error {
 			return a.call(func(ctx context.Context, c *client, files []string) error {
 				if !cmd.Flags().Changed("server") && a.getenv(envServer) == "" {
