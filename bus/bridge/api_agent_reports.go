@@ -62,7 +62,6 @@ func (b *Bridge) reportRoutes(api huma.API) {
 }
 
 func (b *Bridge) registerAgent(ctx context.Context, in *reportInput) (*answer[*event.Agent], error) {
-	b.endPollOf(in)
 	if err := b.report(ctx, event.VerbRegister, in.ID, in.Body); err != nil {
 		return nil, err
 	}
@@ -74,11 +73,7 @@ func (b *Bridge) registerAgent(ctx context.Context, in *reportInput) (*answer[*e
 func (b *Bridge) takeReport(v event.Verb) func(context.Context, *reportInput) (*answer[taken], error) {
 	return func(ctx context.Context, in *reportInput) (*answer[taken], error) {
 		c, err := b.toAgent(v, in.ID, in.Body)
-		switch {
-		case err != nil:
-		case v == event.VerbState:
-			b.endPollOf(in)
-		default:
+		if err == nil && v != event.VerbState {
 			err = b.aboutAttempt(&c, in.ID)
 		}
 		if err != nil {
@@ -89,16 +84,6 @@ func (b *Bridge) takeReport(v event.Verb) func(context.Context, *reportInput) (*
 			return nil, err
 		}
 		return answerWith(taken{OK: true, Seq: outcome.Seq}), nil
-	}
-}
-
-// endPollOf ends the request for a task of the process that says something of itself.
-func (b *Bridge) endPollOf(in *reportInput) {
-	var from struct {
-		Instance string `json:"instance"`
-	}
-	if event.Unmarshal(in.Body, &from) == nil {
-		b.endPoll(in.ID, from.Instance)
 	}
 }
 

@@ -27,7 +27,7 @@ type command struct {
 // call publishes a command and waits for its outcome; a refusal is an error. A message that its consumer would refuse unseen is not
 // published at all, and nothing is while the bus or the store is known to be down.
 func (b *Bridge) call(ctx context.Context, c command) (event.Outcome, error) {
-	msg, err := c.message(ctx)
+	msg, said, err := c.message(ctx)
 	if err != nil {
 		return event.Outcome{}, err
 	}
@@ -37,6 +37,7 @@ func (b *Bridge) call(ctx context.Context, c command) (event.Outcome, error) {
 	if err := b.store.check(ctx); err != nil {
 		return event.Outcome{}, err
 	}
+	b.endPolls(said)
 	limited, cancel := context.WithTimeout(ctx, b.cfg.CallTimeout)
 	defer cancel()
 	outcome, ack, err := b.cfg.Bus.Call(limited, msg)
@@ -100,8 +101,8 @@ func (b *Bridge) confirm(ctx context.Context, c command, seq uint64, why error) 
 	return query(ctx, b, c.result)
 }
 
-// message makes the message of a command and checks that it says something.
-func (c *command) message(ctx context.Context) (*nats.Msg, error) {
+// message makes the message of a command, and what it says.
+func (c *command) message(ctx context.Context) (*nats.Msg, *event.Message, error) {
 	msg := nats.NewMsg(c.subject)
 	exchangeOf(ctx).mark(msg.Header)
 	if raw, ok := c.body.(event.Raw); ok {
@@ -110,14 +111,15 @@ func (c *command) message(ctx context.Context) (*nats.Msg, error) {
 		// Deterministic, because a start that is repeated is recognised by its bytes.
 		data, err := json.Marshal(c.body, json.Deterministic(true))
 		if err != nil {
-			return nil, fmt.Errorf("encode %T: %w", c.body, err)
+			return nil, nil, fmt.Errorf("encode %T: %w", c.body, err)
 		}
 		msg.Data = data
 	}
-	if _, err := event.Decode(msg.Subject, msg.Data); err != nil {
-		return nil, err
+	said, err := event.Decode(msg.Subject, msg.Data)
+	if err != nil {
+		return nil, nil, err
 	}
-	return msg, nil
+	return msg, &said, nil
 }
 
 // toAgent is an event of an agent, unless the agent has had too many already.

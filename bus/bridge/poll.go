@@ -20,8 +20,9 @@ const (
 	shortestPoll = 250 * time.Millisecond // what is offered, or given to an agent because it asks, needs a moment to come
 	firstReopen  = 1500 * time.Millisecond
 	reopenEvery  = 10 * time.Second
-	reopenWithin = time.Second // less than takeTimeout: meanwhile a task may have come
-	oustedPause  = holdFor / 2 // less than an offer is held: what comes meanwhile is for the next poll
+	reopenWithin = time.Second            // less than takeTimeout: meanwhile a task may have come
+	oustedPause  = holdFor / 2            // less than an offer is held: what comes meanwhile is for the next poll
+	leaveWithin  = 200 * time.Millisecond // until the server has heard that nobody listens
 )
 
 // pollInput is a request for a task.
@@ -36,76 +37,121 @@ func isPoll(r *http.Request) bool {
 	return strings.HasPrefix(r.URL.Path, apiRoot+"/agents/") && strings.HasSuffix(r.URL.Path, "/tasks")
 }
 
-// polls are the agents that wait here for a task. The zero value is ready for use. What bounds them is maxPolls.
+// polls are the requests for tasks that wait here. The zero value is ready for use. What bounds them is maxPolls.
 type polls struct {
 	mu   sync.Mutex
-	open map[pollKey]chan struct{} // closed when a newer one has taken its place
+	open map[string]map[string]*poll // by agent token and process: one has one request at a time
 }
 
-// pollKey names who waits: a process has one request at a time.
-type pollKey struct{ token, instance string }
+// poll is a request that waits.
+type poll struct {
+	ended  chan struct{} // closed when it shall wait no longer
+	ousted bool          // because a newer one has taken its place; read it by [polls.ousted]
+}
 
 // begin notes a request that waits, and ends an older one.
-func (p *polls) begin(k pollKey) (ended chan struct{}) {
-	p.end(k)
+func (p *polls) begin(token, instance string) *poll {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.end(token, instance, true)
 	if p.open == nil {
-		p.open = make(map[pollKey]chan struct{})
+		p.open = make(map[string]map[string]*poll)
 	}
-	ended = make(chan struct{})
-	p.open[k] = ended
-	return ended
+	if p.open[token] == nil {
+		p.open[token] = make(map[string]*poll, 1)
+	}
+	w := &poll{ended: make(chan struct{})}
+	p.open[token][instance] = w
+	return w
 }
 
-// end ends the request that waits, if any.
-func (p *polls) end(k pollKey) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if ended, ok := p.open[k]; ok {
-		delete(p.open, k)
-		close(ended)
+// end ends the request of a process, if there is one. p.mu is held.
+func (p *polls) end(token, instance string, ousted bool) {
+	if w := p.open[token][instance]; w != nil {
+		w.ousted = ousted
+		close(w.ended)
+		p.remove(token, instance)
 	}
 }
 
-// current reports whether no newer request has taken the place of one.
-func (p *polls) current(k pollKey, ended chan struct{}) bool {
+func (p *polls) remove(token, instance string) {
+	if delete(p.open[token], instance); len(p.open[token]) == 0 {
+		delete(p.open, token)
+	}
+}
+
+// oust ends the request of a process that has made a newer one elsewhere.
+func (p *polls) oust(token, instance string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.open[k] == ended
+	p.end(token, instance, true)
+}
+
+// dismiss ends the requests that a process may have made: those that name no process may be its own, and so may all be when it does not say which one it is.
+func (p *polls) dismiss(token, instance string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for other := range p.open[token] {
+		if other == instance || other == "" || instance == "" {
+			p.end(token, other, false)
+		}
+	}
+}
+
+// ousted reports whether a newer request has taken the place of one.
+func (p *polls) ousted(w *poll) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return w.ousted
 }
 
 // done forgets a request that has ended, unless a newer one has its place.
-func (p *polls) done(k pollKey, ended chan struct{}) {
+func (p *polls) done(token, instance string, w *poll) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.open[k] == ended {
-		delete(p.open, k)
+	if p.open[token][instance] == w {
+		p.remove(token, instance)
 	}
 }
 
-// heardOfPoll makes the offers to an agent that has begun to ask again, and ends an older request that it has abandoned here.
+// heardOfPoll makes the offers to an agent that has begun to ask again, and ends requests that it has abandoned here.
 func (b *Bridge) heardOfPoll(m *nats.Msg) {
 	var hint event.Poll
 	if event.Unmarshal(m.Data, &hint) != nil {
 		return
 	}
 	token := event.Key(m.Subject)
-	b.pushes.offers.wake(token)
-	if hint.From != b.name {
-		b.polls.end(pollKey{token, hint.Instance})
+	switch {
+	case hint.Gone && hint.From != b.name:
+		b.polls.dismiss(token, hint.Instance)
+	case hint.Gone:
+	case hint.From != b.name:
+		b.polls.oust(token, hint.Instance)
+		fallthrough
+	default:
+		b.pushes.offers.wake(token)
 	}
 }
 
-// endPoll ends the request for a task that a process of an agent has left open, at whatever replica, because it now says something else of itself: it
-// registers, or says how it is. Such a request would take tasks that nobody reads, and say idle for an agent that has just said that it goes.
-func (b *Bridge) endPoll(id, instance string) {
-	token, err := event.Token(id)
-	if err != nil || !b.cfg.Bus.Connected() {
+// endPolls ends the requests for tasks that a process of an agent has left open, at whatever replica, when it begins anew or goes: they would take tasks
+// that nobody reads, and say idle for an agent that has just said offline.
+func (b *Bridge) endPolls(said *event.Message) {
+	instance := ""
+	switch ev := said.Event.(type) {
+	case *event.Register:
+		instance = ev.Instance
+	case *event.State:
+		if !strings.EqualFold(ev.State, "offline") && !strings.EqualFold(ev.State, "draining") {
+			return
+		}
+		instance = ev.Instance
+	case *event.Deregister:
+	default:
 		return
 	}
-	b.polls.end(pollKey{token, instance})
-	_ = b.cfg.Bus.NC().Publish(event.PollSubject(token), event.MustMarshal(&event.Poll{From: b.name, Instance: instance})) // a hint
+	token := event.MustToken(said.ID)
+	b.polls.dismiss(token, instance)
+	_ = b.cfg.Bus.NC().Publish(event.PollSubject(token), event.MustMarshal(&event.Poll{From: b.name, Instance: instance, Gone: true})) // a hint
 }
 
 // pollTask waits for a task and hands it over.
@@ -133,9 +179,8 @@ type pollWait struct {
 	b                   *Bridge
 	id, token, instance string
 	limit               time.Duration
-	agent               *event.Agent  // as it was when the request came
-	ended               chan struct{} // closed when a newer one has taken its place
-	ousted              bool          // a newer one has taken its place
+	agent               *event.Agent // as it was when the request came
+	poll                *poll
 }
 
 // serve answers the request: with a task, or that there is none.
@@ -143,7 +188,7 @@ func (w *pollWait) serve(hc huma.Context) {
 	if hc.Method() != http.MethodHead && w.wait(hc) {
 		return
 	}
-	if w.ousted {
+	if w.poll != nil && w.b.polls.ousted(w.poll) {
 		w.pause(hc.Context())
 	}
 	hc.SetStatus(http.StatusNoContent)
@@ -163,10 +208,9 @@ func (w *pollWait) pause(ctx context.Context) {
 
 // wait reports whether a task came, which has then been written.
 func (w *pollWait) wait(hc huma.Context) bool {
-	ctx, b, key := hc.Context(), w.b, pollKey{w.token, w.instance}
-	ended := b.polls.begin(key)
-	w.ended = ended
-	defer b.polls.done(key, ended)
+	ctx, b := hc.Context(), w.b
+	w.poll = b.polls.begin(w.token, w.instance)
+	defer b.polls.done(w.token, w.instance, w.poll)
 	nc, tasks := b.cfg.Bus.NC(), make(chan *nats.Msg, maxTaken)
 	sub, err := nc.ChanSubscribe(event.TaskSubject(w.token), tasks)
 	if err != nil {
@@ -199,8 +243,7 @@ func (w *pollWait) wait(hc huma.Context) bool {
 			w.reopen(ctx)
 		case <-over.C:
 			return false
-		case <-ended:
-			w.ousted = true
+		case <-w.poll.ended:
 			return false
 		case <-b.draining:
 			return false
@@ -210,9 +253,26 @@ func (w *pollWait) wait(hc huma.Context) bool {
 	}
 }
 
-// leave tells those whose requests came too late that nobody is here, so that they may offer their tasks again.
+// leave tells those whose requests came too late that nobody is here, so that they may offer their tasks again: those that wait, and those that the server
+// had sent before it heard that nobody listens any more.
 func (w *pollWait) leave(sub *nats.Subscription, tasks chan *nats.Msg) {
-	_ = sub.Unsubscribe() // the connection is closed otherwise
+	closed := sub.StatusChanged(nats.SubscriptionClosed)
+	if sub.Drain() != nil {
+		_ = sub.Unsubscribe() // the connection is closed otherwise
+	}
+	over := time.NewTimer(leaveWithin)
+	defer over.Stop()
+	for open := true; open; {
+		select {
+		case m := <-tasks:
+			w.decline(m)
+		case <-closed:
+			open = false
+		case <-over.C:
+			_ = sub.Unsubscribe()
+			open = false
+		}
+	}
 	for {
 		select {
 		case m := <-tasks:
@@ -225,7 +285,7 @@ func (w *pollWait) leave(sub *nats.Subscription, tasks chan *nats.Msg) {
 
 // decline says that nobody is here to take a task, unless another request of the agent may be taking it at this moment.
 func (w *pollWait) decline(m *nats.Msg) {
-	if w.isMine(m) && w.b.polls.current(pollKey{w.token, w.instance}, w.ended) {
+	if w.isMine(m) && !w.b.polls.ousted(w.poll) {
 		w.b.pushes.answer(m, reply{nobody: true})
 	}
 }

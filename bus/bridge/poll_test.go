@@ -90,28 +90,96 @@ func TestANewerPollEndsTheOlder(t *testing.T) {
 	}
 }
 
-// A process that registers, or says how it is, does not read the answer to what it asked before: that request takes no task and does not say idle for it.
-func TestAPollEndsWhenItsProcessSaysSomethingElse(t *testing.T) {
+// A process that begins anew, or goes, does not read the answer to what it asked before: that request takes no task and does not say idle for it.
+func TestAPollEndsWhenItsProcessBeginsAnewOrGoes(t *testing.T) {
 	b, other := twoReplicas(t)
-	for _, at := range []*bundle{b, other} {
-		for _, says := range []struct{ method, path, body string }{
-			{"PUT", "/api/v1/agents/p", `{"agentName":"p","version":"1","capabilities":["c"],"delivery":"http","contactEndpoint":"http://127.0.0.1:1/","instance":"i"}`},
-			{"POST", "/api/v1/agents/p/state", `{"state":"offline","instance":"i"}`},
-		} {
+	const register = `{"agentName":"p","version":"1","capabilities":["c"],"delivery":"http","contactEndpoint":"http://127.0.0.1:1/"`
+	for _, c := range []struct{ query, method, path, body string }{
+		{"?wait=60&instance=i", "PUT", "/api/v1/agents/p", register + `,"instance":"i"}`},
+		{"?wait=60", "PUT", "/api/v1/agents/p", register + `,"instance":"i"}`},
+		{"?wait=60", "DELETE", "/api/v1/agents/p", ""},
+		{"?wait=60", "POST", "/v1/opscore/agent/p/state", `{"agentId":"p","timestamp":"2026-01-01T00:00:00Z","state":"Offline"}`},
+		{"?wait=60&instance=i", "POST", "/api/v1/agents/p/state", `{"state":"draining"}`},
+		{"?wait=60&instance=i", "POST", "/api/v1/agents/p/state", `{"state":"offline","instance":"i"}`},
+	} {
+		for _, at := range []*bundle{b, other} {
 			b.known("p", event.DeliveryPoll, "", "")
-			older := b.polled("p", "?wait=60&instance=i")
-			bustest.Eventually(t, "the agent waits", func() bool { return b.waits("p") })
-			at.do(says.method, says.path, says.body).want(t, http.StatusOK)
+			asks, err := b.conn.NC().SubscribeSync(event.SubjectPollAll)
+			if err != nil {
+				t.Fatal(err)
+			}
+			older := b.polled("p", c.query)
+			if _, err := asks.NextMsgWithContext(soon(t)); err != nil {
+				t.Fatal(err)
+			}
+			var key []string
+			if strings.HasPrefix(c.path, "/v1/") {
+				key = []string{"Authorization", "Bearer " + oldKey}
+			}
+			if r := at.do(c.method, c.path, c.body, key...); r.StatusCode >= http.StatusBadRequest {
+				t.Fatalf("%s %s: %d %s", c.method, c.path, r.StatusCode, r.body)
+			}
 			select {
 			case r := <-older:
 				r.want(t, http.StatusNoContent)
 			case <-soon(t).Done():
-				t.Fatalf("after %s the older request goes on", says.body)
+				t.Fatalf("after %s %s the older request goes on", c.method, c.body)
 			}
 		}
 	}
 	if a := decode[event.Agent](t, b.do("GET", "/api/v1/agents/p", "").want(t, http.StatusOK)); a.Available {
 		t.Errorf("%+v: somebody has said idle for it", a)
+	}
+}
+
+// What a process says while it waits, and what is said of another one or is refused, ends nothing.
+func TestAPollGoesOnWhenItsProcessStays(t *testing.T) {
+	b, other := twoReplicas(t)
+	b.known("p", event.DeliveryPoll, "", "")
+	waiting := b.polled("p", "?wait=60&instance=i")
+	bustest.Eventually(t, "the agent waits", func() bool { return b.waits("p") })
+	for _, at := range []*bundle{b, other} {
+		for _, body := range []string{`{"state":"busy","instance":"i"}`, `{"state":"idle"}`, `{"state":"offline","instance":"j"}`, `{"stat":"offline"}`} {
+			at.do("POST", "/api/v1/agents/p/state", body)
+		}
+		at.do("PUT", "/api/v1/agents/p", `{"agentName":5}`).want(t, http.StatusBadRequest)
+	}
+	if got := b.pushed("p", theTask("r")); got != acceptedAnswer {
+		t.Errorf("the engine hears %s", got)
+	}
+	if task := decode[event.Task](t, (<-waiting).want(t, http.StatusOK)); task.RunID != "r" {
+		t.Errorf("the agent got %+v", task)
+	}
+}
+
+// Of two tasks that come to one request at once, the second is declined, also when the server had sent it before it heard that nobody listens any more:
+// without an answer it would be given out again only after seconds.
+func TestATaskThatComesTooLateIsDeclined(t *testing.T) {
+	b := setup(t, nil)
+	b.known("p", event.DeliveryPoll, "", "")
+	for range 50 {
+		answer := b.polled("p", "?wait=60&instance=i")
+		bustest.Eventually(t, "the agent waits", func() bool { return b.waits("p") })
+		asked := make(chan error, 4)
+		for range cap(asked) {
+			go func() {
+				_, err := b.conn.NC().Request(event.TaskSubject("p"), event.MustMarshal(theTask("r")), 10*time.Second)
+				asked <- err
+			}()
+		}
+		taken := 0
+		for range cap(asked) {
+			switch err := <-asked; {
+			case err == nil:
+				taken++
+			case !errors.Is(err, nats.ErrNoResponders):
+				t.Fatalf("a task was not answered: %v", err)
+			}
+		}
+		(<-answer).want(t, http.StatusOK)
+		if taken != 1 {
+			t.Fatalf("%d tasks were accepted", taken)
+		}
 	}
 }
 

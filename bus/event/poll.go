@@ -10,4 +10,5 @@ func PollSubject(agentToken string) string { return Root + ".poll." + agentToken
 type Poll struct {
 	From     string `json:"from"`
 	Instance string `json:"instance,omitzero"`
+	Gone     bool   `json:"gone,omitzero"` // it waits nowhere: it has begun anew, or goes
 }
