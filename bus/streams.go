@@ -25,6 +25,8 @@ const (
 const (
 	AckWait       = 10 * time.Second // unacknowledged and not renewed for so long: delivered again
 	MaxAckPending = 16_384           // delivered and not acknowledged, over all replicas
+
+	earlierMaxAckPending = 4096 // as earlier versions made them: one replica may hold more by itself now, and leave none to the others
 )
 
 // History is how many messages of one subject are kept: of agents it is the depth of their history, of facts it bounds what one busy
@@ -270,7 +272,15 @@ func (c *Conn) ensureConsumer(ctx context.Context, stream string, want jetstream
 		have, err := c.js.Consumer(ctx, stream, want.Durable)
 		switch {
 		case err == nil:
-			if diff := consumerDiff(want, have.CachedInfo().Config); len(diff) > 0 {
+			config := have.CachedInfo().Config
+			if config.MaxAckPending == earlierMaxAckPending {
+				config.MaxAckPending = want.MaxAckPending
+				if _, err := c.js.UpdateConsumer(ctx, stream, config); err != nil {
+					return fmt.Errorf("let consumer %s take more at a time: %w", want.Durable, err)
+				}
+				c.log.Info("consumer takes more at a time than before", "stream", stream, "consumer", want.Durable, "messages", want.MaxAckPending)
+			}
+			if diff := consumerDiff(want, config); len(diff) > 0 {
 				c.log.Warn("consumer differs from what Ops-Core expects and is left as it is",
 					"stream", stream, "consumer", want.Durable, "differs", diff)
 			}

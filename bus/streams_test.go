@@ -101,6 +101,32 @@ func TestEnsureStreamsLeavesADifferingStreamAlone(t *testing.T) {
 	}
 }
 
+// A consumer of an earlier version takes as much at a time as this one asks for; what somebody else has set stays.
+func TestEnsureStreamsLetsEarlierConsumersTakeMore(t *testing.T) {
+	ctx := testContext(t)
+	c := bustest.Conn(t)
+	for _, tc := range []struct{ set, want int }{{4096, bus.MaxAckPending}, {1000, 1000}} {
+		d, err := c.JS().Consumer(ctx, event.StreamAgent, event.ConsumerLifecycle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := d.CachedInfo().Config
+		config.MaxAckPending = tc.set
+		if _, err := c.JS().UpdateConsumer(ctx, event.StreamAgent, config); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.EnsureStreams(ctx, bus.StreamConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		if d, err = c.JS().Consumer(ctx, event.StreamAgent, event.ConsumerLifecycle); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.CachedInfo().Config.MaxAckPending; got != tc.want {
+			t.Errorf("max ack pending was %d and is %d, want %d", tc.set, got, tc.want)
+		}
+	}
+}
+
 // A stream of an earlier version, which carries less and differs in nothing else, carries what this version knows besides; nothing is taken from it.
 func TestEnsureStreamsAddsSubjects(t *testing.T) {
 	ctx := testContext(t)

@@ -379,9 +379,7 @@ func (e *Engine) finish(ctx context.Context, v *view) (again []*input, err error
 	}
 	var errs []error
 	if v.flight != nil {
-		e.mu.Unlock()
-		errs = v.flight.end(ctx, e.cfg.Store)
-		e.mu.Lock()
+		errs = e.land(ctx, v)
 		delete(e.flights, v)
 		e.cfg.Crash("workflow-after-commit")
 	}
@@ -414,6 +412,13 @@ func (e *Engine) finish(ctx context.Context, v *view) (again []*input, err error
 		e.cfg.Keeper.Alarm("the store lost this replica's last writes: checking")
 	}
 	return append(v.unsure, again...), nil
+}
+
+// land waits for the outcomes of a view's changes, and lets others take their turn meanwhile.
+func (e *Engine) land(ctx context.Context, v *view) []error {
+	e.mu.Unlock()
+	defer e.mu.Lock() // after a panic too, or unlocking it would end the process
+	return v.flight.end(ctx, e.cfg.Store)
 }
 
 // abandon ends what a panic has left: the flight of a view that nobody finishes. What it writes stands, and its timers see to the rest.

@@ -6,7 +6,8 @@ import (
 	"github.com/opspawn/opscore/storage"
 )
 
-// flight is the changes of a view on their way to the store. Flights of an engine follow one another in the order in which they were launched.
+// flight is the changes of a view on their way to the store. Flights of an engine follow one another in the order in which they were launched: each that was
+// launched must be begun, by begin or end, before its launcher waits for anything of those behind it.
 type flight struct {
 	txns   []storage.Txn
 	before <-chan struct{} // closed when the flight launched before has landed; nil when there was none

@@ -117,7 +117,7 @@ func (p *retirePlan) horizon(removed int) storage.Score {
 }
 
 // bite is how many runs may go at once, and after how many times as long as that took the next ones may.
-func (p *retirePlan) bite(removed int) (limit int, rest time.Duration) {
+func (p *retirePlan) bite(removed int) (limit int, times time.Duration) {
 	switch excess := p.excess - removed; {
 	case excess > p.far:
 		return min(retireGulp, excess), retireHaste
@@ -144,7 +144,7 @@ func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, clock func()
 	var after storage.Cursor
 	for {
 		began := time.Now()
-		limit, rest := plan.bite(removed)
+		limit, times := plan.bite(removed)
 		entries, err := e.cfg.Store.Range(ctx, endedIndex, after, plan.horizon(removed), limit)
 		if err != nil || len(entries) == 0 {
 			return removed, err
@@ -158,11 +158,21 @@ func (e *Engine) retireEnded(ctx context.Context, plan *retirePlan, clock func()
 			return removed, nil
 		}
 		after = storage.Cursor{Score: entries[len(entries)-1].Score, Member: entries[len(entries)-1].Member}
-		select {
-		case <-ctx.Done():
-			return removed, ctx.Err()
-		case <-time.After(rest * time.Since(began)):
+		if err := rest(ctx, times*time.Since(began)); err != nil {
+			return removed, err
 		}
+	}
+}
+
+// rest waits for so long, or until ctx ends.
+func rest(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
 	}
 }
 
@@ -191,13 +201,16 @@ func (e *Engine) sweepOld(ctx context.Context, before time.Time, clock func() ti
 		}
 	}
 	for len(ended) > 0 {
-		n := min(len(ended), retireBite)
+		began, n := time.Now(), min(len(ended), retireBite)
 		more, err := e.retireRuns(ctx, ended[:n], clock())
 		removed += more
 		if err != nil {
 			return removed, err
 		}
 		ended = ended[n:]
+		if err := rest(ctx, retireRest*time.Since(began)); err != nil {
+			return removed, err
+		}
 	}
 	return removed, nil
 }

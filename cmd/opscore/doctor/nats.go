@@ -126,7 +126,7 @@ func judgeStreams(n *NATS, running bool) Finding {
 		case !s.Exists:
 			p.add(Warn, "start a replica: it creates what is missing", "%s does not exist yet", s.Name)
 		case len(s.Differs) > 0:
-			p.add(Warn, "streams are never changed once they exist: nats stream edit", "%s: %s", s.Name, strings.Join(s.Differs, ", "))
+			p.add(Warn, "streams and consumers are not changed once they exist: nats stream edit, nats consumer edit", "%s: %s", s.Name, strings.Join(s.Differs, ", "))
 		case s.Durable != "" && full >= streamFail:
 			p.add(Fail, "publishers will be refused: see why the store does not keep up, or make it larger (nats stream edit)", "%s is %d %% full", s.Name, full)
 		case s.Durable != "" && full >= streamWarn:
