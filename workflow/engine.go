@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -345,32 +344,6 @@ func byRun(inputs []*input) [][]*input {
 	return groups
 }
 
-// launch makes the flight of a view: all its changes, to be sent to the store in one round trip when those launched before have been committed, since later
-// views are decided on what earlier ones will have written.
-func (e *Engine) launch(v *view) {
-	v.head = e.session.txns(v.now, v.changes, e.revs)
-	v.published = e.facts.published()
-	left := v.ride(v.published)
-	txns := append(make([]storage.Txn, 0, len(v.groups)+3), v.head...)
-	for _, g := range v.groups {
-		if g.assigns() {
-			g.condition(e.session.key, e.session.rev)
-		}
-		txns = append(txns, g.txn)
-	}
-	for _, ops := range [][]storage.IndexOp{distinct(left), distinct(v.removes)} {
-		for part := range slices.Chunk(ops, maxRemoves) {
-			txns = append(txns, storage.Txn{IndexRemove: part})
-		}
-	}
-	if len(txns) == 0 {
-		return
-	}
-	v.flight = &flight{txns: txns, before: e.lastFlight, landed: make(chan struct{})}
-	e.lastFlight = v.flight.landed
-	e.flights[v] = true
-}
-
 // finish waits for the outcomes of a view's changes, acts on those that were written, and returns the inputs that must be decided again. While it waits
 // others may take their turn. A nil view has none.
 func (e *Engine) finish(ctx context.Context, v *view) (again []*input, err error) {
@@ -412,22 +385,6 @@ func (e *Engine) finish(ctx context.Context, v *view) (again []*input, err error
 		e.cfg.Keeper.Alarm("the store lost this replica's last writes: checking")
 	}
 	return append(v.unsure, again...), nil
-}
-
-// land waits for the outcomes of a view's changes, and lets others take their turn meanwhile.
-func (e *Engine) land(ctx context.Context, v *view) []error {
-	e.mu.Unlock()
-	defer e.mu.Lock() // after a panic too, or unlocking it would end the process
-	return v.flight.end(ctx, e.cfg.Store)
-}
-
-// abandon ends what a panic has left: the flight of a view that nobody finishes. What it writes stands, and its timers see to the rest.
-func (e *Engine) abandon(ctx context.Context, v *view) {
-	if v == nil || !e.flights[v] {
-		return
-	}
-	delete(e.flights, v)
-	v.flight.begin(ctx, e.cfg.Store) // those behind it wait for it
 }
 
 // settle acts on what a group has written, or returns the inputs that met a conflict and the error of a group that may be written or not.
