@@ -147,20 +147,20 @@ func mistakes(source string, issues *cel.Issues) Mistakes {
 		if len(all) == maxMistakes {
 			break
 		}
-		all = append(all, Mistake{Offset: offset(source, e.Location), Text: plain(e.Message)})
+		at := offset(source, e.Location)
+		text, syntax := strings.CutPrefix(e.Message, syntaxError)
+		if syntax {
+			text = plainSyntax(text, strings.TrimSpace(source[at:]) == "")
+		}
+		all = append(all, Mistake{Offset: at, Text: plain(text)})
+		if syntax {
+			break // what the parser says after its first mistake follows from that
+		}
 	}
 	if len(all) == 0 {
 		all = append(all, Mistake{Text: plain(issues.Err().Error())})
 	}
 	return all
-}
-
-// plain takes from a message of CEL what says nothing here.
-func plain(message string) string {
-	message, _, _ = strings.Cut(message, " expecting {")
-	message = strings.ReplaceAll(message, " (in container '')", "")
-	message = strings.ReplaceAll(message, "Syntax error: ", "")
-	return clip(message, 300)
 }
 
 // offset turns the place of an error, which counts lines and characters, into bytes.

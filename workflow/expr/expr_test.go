@@ -202,7 +202,7 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"", Any, 0, "the expression is empty"},
 		{"  ", Any, 0, "the expression is empty"},
-		{"input.a ==", Any, 10, "mismatched input '<EOF>'"},
+		{"input.a ==", Any, 10, "the expression ends too early"},
 		{"1 +\n  nobody", Any, 6, "undeclared reference to 'nobody'"},
 		{`"é" + nobody`, Any, 7, "undeclared reference to 'nobody'"},
 		{"input.a(1)", Any, 7, "undeclared reference to 'a'"},

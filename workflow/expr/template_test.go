@@ -58,7 +58,7 @@ func TestAllMistakesOfATemplateAreNamed(t *testing.T) {
 	}
 	want := Mistakes{
 		{Pointer: "/a", Offset: 4, Text: "undeclared reference to 'nobody'"},
-		{Pointer: "/b/1", Offset: 11, Text: "mismatched input '<EOF>'"},
+		{Pointer: "/b/1", Offset: 11, Text: "the expression ends too early"},
 		{Pointer: "/b/1", Offset: 25, Text: `run has no member "x"; it has id, workflowId, workflowVersion, labels, priority, createdAt`},
 		{Pointer: "/c", Offset: 2, Text: "${{ without }}"},
 	}
