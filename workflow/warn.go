@@ -15,12 +15,12 @@ import (
 const maxWarnings = 100
 
 // Warnings returns what is allowed in a definition but hardly meant: members that nobody knows, tasks that are never reached, and what does nothing
-// where it stands. They are about a definition that has no mistakes.
+// where it stands. Of a definition with mistakes it names only the members that nobody knows, which may be why.
 func Warnings(raw event.Raw) Problems {
 	var p Problems
 	add := p.warn
 	unknownMembers(raw, reflect.TypeFor[Definition](), "$", add)
-	d, err := Decode(raw)
+	d, err := Parse(raw)
 	if err != nil {
 		return p
 	}

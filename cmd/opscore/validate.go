@@ -116,19 +116,20 @@ func (a *app) judge(ctx context.Context, c *client, file string) (verdict, error
 	v.Mistakes, v.Valid = findings(source, problems), err == nil
 	if def != nil {
 		v.WorkflowID, v.Tasks = def.ID, len(def.Tasks)
-		v.Warnings = findings(source, a.warn(ctx, c, name, source, def))
 	}
+	v.Warnings = findings(source, a.warn(ctx, c, name, source, def))
 	return v, nil
 }
 
-// warn prints and returns what is hardly meant in a definition without mistakes. With a server that includes capabilities that nobody offers.
+// warn prints and returns what is hardly meant in a definition, which is nil if it has mistakes. With a server that includes capabilities that
+// nobody offers.
 func (a *app) warn(ctx context.Context, c *client, name string, source []byte, def *workflow.Definition) workflow.Problems {
 	raw, err := workflow.ToJSON(source)
 	if err != nil {
 		return nil
 	}
 	warnings := workflow.Warnings(raw)
-	if c != nil {
+	if c != nil && def != nil {
 		warnings = append(warnings, unoffered(ctx, c, def)...)
 	}
 	workflow.Locate(source, warnings)
@@ -186,6 +187,7 @@ func (a *app) apply(ctx context.Context, c *client, file string) error {
 	var problems workflow.Problems
 	if errors.As(err, &problems) {
 		a.printProblems(name, source, problems, "")
+		a.warn(ctx, c, name, source, nil)
 		return fmt.Errorf("%s was not applied: %s", name, count(len(problems), "mistake"))
 	}
 	var body event.Raw

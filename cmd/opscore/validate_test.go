@@ -34,6 +34,14 @@ func TestValidate(t *testing.T) {
 		out.Files[0].Mistakes[0].Excerpt == "" || got.code != exitFailure {
 		t.Errorf("%v: %+v", err, got)
 	}
+	p.stdin = "id: d\ntask:\n  - taskId: a\n"
+	const said = "stdin:1: tasks is missing\n>    1 | id: d\n     2 | task:\n" +
+		"stdin:3: warning: nobody knows \"task\", so it does nothing (did you mean \"tasks\"?)\n     2 | task:\n>    3 |   - taskId: a\n"
+	for _, args := range [][]string{{"validate", "-"}, {"apply", "-f", "-"}} {
+		if got := p.run(append([]string{"workflow"}, args...)...); got.code != exitFailure || !strings.HasPrefix(got.stderr, said) {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
 	if got := p.run("workflow", "validate", "testdata/absent.yaml"); got.code != exitFailure || !strings.Contains(got.stderr, "absent.yaml") {
 		t.Errorf("%+v", got)
 	}
