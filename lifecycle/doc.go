@@ -33,7 +33,8 @@
 //
 // Cells are what the record says after; "-" means that the event is old and changes nothing, "kept" that it is remembered but
 // does not count, "?" that it looks as if the stream had been rolled back: the stream is asked. A cordon changes nothing but the
-// cordon, which outlives a deregistration. An event that comes again is always "-".
+// cordon, which outlives a deregistration. An event that comes again is always "-". A report that waits becomes a dead letter when the registration is of
+// another process, or comes too late.
 //
 //	event                        its place                new        early      unknown    speaks     gone
 //	register                     later                    unknown    speaks     unknown    speaks     unknown

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
 )
@@ -26,6 +27,7 @@ type fold struct {
 	early                      bool            // there is room for one more agent that reports before it registers
 	crowded                    bool            // there was none, and this one was turned away
 	registered                 *event.Register // the last registration that was applied
+	lost                       []*bus.Letter   // reports that were held for a registration, which turned out to be of another process
 	txn                        storage.Txn
 }
 
@@ -36,8 +38,9 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 	record, gate := *b.record, *b.gate // slices inside are replaced, or changed only here: a failed commit forgets both
 	b.record, b.gate = &record, &gate
 	f.wasRegistered = record.Registered()
-	f.wasEarly = len(record.Reports) > 0 && !f.wasRegistered
+	f.wasEarly = record.holds()
 	for i, it := range b.items {
+		unregistered := !record.Registered()
 		verdict, err := s.apply(ctx, f, it)
 		if err != nil {
 			return nil, err
@@ -53,6 +56,9 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 			gate.Restarted(it.mark)
 			if record.Reg != nil && record.Reg.Mark == record.place(it.mark) {
 				f.registered = e
+			}
+			if unregistered {
+				f.lost = append(f.lost, lostReports(b.id, &record)...)
 			}
 		}
 		// A message that comes again was recorded the first time, unless it was never applied: a late one is, once. The state that ends an
@@ -70,7 +76,7 @@ func (s *Service) fold(ctx context.Context, b *agentBatch, now time.Time, room b
 	f.gateChanged = !b.gate.same(&f.before)
 	ended, _ := EndOps(&f.before, b.gate, now)
 	f.woken = len(ended) > 0 || f.gateChanged && widened(&f.before, b.gate, now)
-	return f, nil
+	return f, s.bury(ctx, f.lost)
 }
 
 // widened reports whether an agent may be given tasks that it could not be given before.
@@ -140,7 +146,7 @@ func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 	switch e := it.event.(type) {
 	case *event.State:
 		if r.Stale(e.Instance, it.mark) {
-			return f.stale()
+			return event.Refused(staleInstance(f.b.id))
 		}
 		if !r.Registered() {
 			o := event.Refused(event.Errorf(event.CodeUnknownAgent, "agent %q is not registered", f.b.id))
@@ -149,11 +155,11 @@ func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 		}
 	case *event.Register:
 		if r.Stale(e.Instance, it.mark) {
-			return f.stale()
+			return event.Refused(staleInstance(f.b.id))
 		}
 	case *event.Deregister:
 		if r.Stale(e.Instance, it.mark) {
-			return f.stale()
+			return event.Refused(staleInstance(f.b.id))
 		}
 	case *event.AgentCommand:
 		if !r.Registered() {
@@ -163,8 +169,8 @@ func (f *fold) outcome(it item, verdict Verdict) *event.Outcome {
 	return &event.Outcome{OK: true, Version: r.Version, Seq: it.mark.Seq, Epoch: r.Instance.ID}
 }
 
-func (f *fold) stale() *event.Outcome {
-	return event.Refused(event.Errorf(event.CodeStaleInstance, "another process of agent %q has taken over", f.b.id))
+func staleInstance(agent string) *event.Error {
+	return event.Errorf(event.CodeStaleInstance, "another process of agent %q has taken over", agent)
 }
 
 func (f *fold) dirty() bool { return f.recordChanged || f.gateChanged || len(f.history) > 0 }
@@ -210,7 +216,6 @@ func (f *fold) build(rev storage.Rev, now time.Time) storage.Txn {
 // listings keeps the index of registered agents and the one of early reports in line with the record.
 func (f *fold) listings(t *storage.Txn) {
 	r, id := f.b.record, f.b.id
-	early := !r.Registered() && len(r.Reports) > 0
 	switch {
 	case r.Registered() && !f.wasRegistered:
 		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: AgentIndex, Member: id})
@@ -218,7 +223,7 @@ func (f *fold) listings(t *storage.Txn) {
 		t.IndexRemove = append(t.IndexRemove, storage.IndexOp{Index: AgentIndex, Member: id})
 	}
 	switch {
-	case early:
+	case r.holds():
 		expires := storage.Score(r.Reports[0].Mark.At.Add(EarlyReportTTL).UnixMicro())
 		t.IndexAdd = append(t.IndexAdd, storage.IndexOp{Index: earlyIndex, Member: id, Score: expires})
 	case f.wasEarly:

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/opspawn/opscore/bus"
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
 )
@@ -81,20 +80,4 @@ func (q *Queries) readLog(ctx context.Context, log storage.Log, n int) ([]Histor
 		entries = append(entries, h)
 	}
 	return entries, nil
-}
-
-// buryReports makes dead letters of the reports of an agent that never registered.
-func (s *Service) buryReports(ctx context.Context, b *agentBatch) error {
-	for _, p := range b.record.Reports {
-		said := event.State{State: p.State, Timestamp: p.Timestamp, Details: p.Details, Instance: p.Instance}
-		err := s.cfg.Bus.Bury(ctx, &bus.Letter{
-			Subject: event.AgentSubject(event.VerbState, event.MustToken(b.id)), Data: event.MustMarshal(&said),
-			Stream: event.StreamAgent, Seq: p.Mark.Seq, First: p.Mark.At, Count: 1,
-			Err: event.Errorf(event.CodeExpired, "agent %q did not register within %v of this report", b.id, EarlyReportTTL),
-		})
-		if err != nil {
-			return fmt.Errorf("bury an early report: %w", err)
-		}
-	}
-	return nil
 }

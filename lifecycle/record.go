@@ -270,13 +270,22 @@ func (r *Record) Current() *Report {
 	}
 	for i := range r.Reports {
 		p := &r.Reports[i]
-		if p.Instance != "" && r.Instance.ID != "" && p.Instance != r.Instance.ID {
-			continue
+		if !r.foreign(p) && !r.expired(p) {
+			return p
 		}
-		if len(r.Firsts) > 0 && p.Mark.Before(r.Firsts[0]) && r.Firsts[0].At.Sub(p.Mark.At) > EarlyReportTTL {
-			continue
-		}
-		return p
 	}
 	return nil
+}
+
+// holds reports whether there are reports that wait for a registration.
+func (r *Record) holds() bool { return !r.Registered() && len(r.Reports) > 0 }
+
+// foreign reports whether a report is of another process than the one that registered last.
+func (r *Record) foreign(p *Report) bool {
+	return p.Instance != "" && r.Instance.ID != "" && p.Instance != r.Instance.ID
+}
+
+// expired reports whether a report had waited for too long when the first registration behind it came.
+func (r *Record) expired(p *Report) bool {
+	return len(r.Firsts) > 0 && p.Mark.Before(r.Firsts[0]) && r.Firsts[0].At.Sub(p.Mark.At) > EarlyReportTTL
 }

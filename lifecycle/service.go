@@ -182,7 +182,7 @@ func (s *Service) load(ctx context.Context, todo []*agentBatch) error {
 	for _, b := range todo {
 		rec, ok1 := s.records.Load(RecordKey(b.id))
 		gate, ok2 := s.gates.Load(GateKey(b.id))
-		if ok1 && ok2 {
+		if ok1 && ok2 && !rec.Value.holds() { // what is held may have been buried by another replica
 			b.record, b.recordRev, b.gate, b.gateRev, b.fresh = rec.Value, rec.Rev, gate.Value, gate.Rev, false
 			continue
 		}
@@ -360,7 +360,7 @@ func (s *Service) Sweep(ctx context.Context, now time.Time) (int, error) {
 	for i, b := range todo {
 		txn := storage.Txn{IndexRemove: []storage.IndexOp{{Index: earlyIndex, Member: b.id, Score: due[i].Score}}}
 		if b.waiting() {
-			if err := s.buryReports(ctx, b); err != nil {
+			if err := s.bury(ctx, b.unregistered()); err != nil {
 				return removed, err
 			}
 			// What stays keeps a late repeat of the report's Txn from bringing it back; it holds nothing else.
@@ -381,9 +381,7 @@ func (s *Service) Sweep(ctx context.Context, now time.Time) (int, error) {
 }
 
 // waiting reports whether the agent has reported and not registered.
-func (b *agentBatch) waiting() bool {
-	return b.recordRev != "" && !b.record.Registered() && len(b.record.Reports) > 0
-}
+func (b *agentBatch) waiting() bool { return b.recordRev != "" && b.record.holds() }
 
 // sortItems puts the messages of one agent in stream order: redeliveries may come in any order.
 func sortItems(items []item) {

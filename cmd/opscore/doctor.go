@@ -23,7 +23,8 @@ func newDoctorCommand(a *app) *cobra.Command {
 		Long: `doctor looks at a replica, at NATS and at Redis, changes nothing, and says of each setting whether it is ok, may be a problem one
 day (warn), or is one (fail), and what to do. It ends with 1 when something fails.
 
-It connects to NATS and Redis itself. A replica of "opscore dev" tells where its own NATS is, and that it needs no Redis.`,
+It connects to NATS and Redis itself. A replica of "opscore dev" tells where its own NATS is, and that it needs no Redis. While a replica does not tell how
+it is set up, for want of the key, only servers that were named are looked at: those on this machine may be of something else.`,
 		Example: "  opscore doctor\n  opscore doctor -o json --nats-url nats://nats:4222 --redis-url redis://redis:6379/0",
 		Args:    none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -33,7 +34,7 @@ It connects to NATS and Redis itself. A replica of "opscore dev" tells where its
 			}
 			facts := doctor.Gather(cmd.Context(), doctor.Targets{
 				Server: c.base, Key: c.key, NATS: a.orEnv(natsURL, envNATS, ""), NATSMonitor: a.orEnv(monitorURL, envNATSMonitor, ""),
-				Redis: a.orEnv(redisURL, envRedis, defaultRedis),
+				Redis: a.orEnv(redisURL, envRedis, ""),
 			})
 			if err := cmd.Context().Err(); err != nil {
 				return err

@@ -43,6 +43,33 @@ func TestDoctorOfDev(t *testing.T) {
 	}
 }
 
+// What answers at the usual addresses may be of another deployment than the server that was named.
+func TestDoctorWithAWrongKeyLooksAtWhatIsNamedAlone(t *testing.T) {
+	t.Parallel()
+	url, _ := dev(t, map[string]string{envAPIKey: "k"})
+	p := &program{t: t, env: map[string]string{envServer: url, envAPIKey: "wrong"}}
+	untold := func(found map[string]doctor.Finding, check string) {
+		if f := found[check]; f.Level != doctor.Warn || f.Found != "not known: the server does not tell (401): set OPSCORE_API_KEY" {
+			t.Errorf("%s: %+v, want it not known", check, f)
+		}
+	}
+	found := examine(t, p, exitOK)
+	for _, check := range []string{"nats", "nats version", "jetstream", "jetstream sync", "streams", "consumers", "redis", "redis version", "redis replication"} {
+		untold(found, check)
+	}
+	if f := found["clocks"]; f.Level != doctor.OK || strings.Contains(f.Found, "NATS") || strings.Contains(f.Found, "Redis") {
+		t.Errorf("clocks: %+v, want the server's alone", f)
+	}
+
+	p.env[envNATS] = bustest.ListeningServer(t).URL()
+	found = examine(t, p, exitFailure, "--redis-url", "redis://127.0.0.1:1")
+	if nats, redis := found["nats"], found["redis"]; nats.Level != doctor.OK || redis.Level != doctor.Fail {
+		t.Errorf("what was named: %+v, %+v", nats, redis)
+	}
+	p.env[envNATS] = ""
+	untold(examine(t, p, exitFailure, "--redis-url", "redis://127.0.0.1:1"), "nats")
+}
+
 func TestDoctorOfServersAlone(t *testing.T) {
 	t.Parallel()
 	nats, redis := bustest.ListeningServer(t), storagetest.StartRedis(t)

@@ -20,7 +20,8 @@ type Facts struct {
 type Server struct {
 	URL     string
 	Err     string // it does not answer
-	Refused string // it does not tell how it is set up, for want of a key
+	Refused string // why it does not tell how it is set up
+	Status  int    // of that answer, 0 for none
 	Version string
 	Ready   bool
 	Failing []Failing // what keeps it from being ready
@@ -41,6 +42,7 @@ type Setup struct {
 
 // NATS is what the NATS server says.
 type NATS struct {
+	Unasked   string // why it was not looked at
 	URL       string
 	Err       string // it does not answer
 	Version   string
@@ -62,6 +64,7 @@ type Sync struct {
 
 // Redis is what the Redis server says.
 type Redis struct {
+	Unasked string // why it was not looked at
 	Unused  bool   // the replica keeps its documents in a file
 	URL     string // without a password
 	Err     string // it does not answer

@@ -24,30 +24,50 @@ import (
 type Targets struct {
 	Server      string // URL of a replica
 	Key         string // bearer key for it
-	NATS        string // URL; empty: what the replica names, or the default
+	NATS        string // URL; empty: what the replica names, or the default if it tells, or does not answer
 	NATSMonitor string // URL of the monitoring of NATS; empty: port 8222 of its host
-	Redis       string // URL
+	Redis       string // URL; empty: the default if the replica tells, or does not answer
 }
 
 const (
-	defaultNATS = "nats://127.0.0.1:4222"
-	monitorPort = "8222"
-	askTimeout  = 3 * time.Second // for each server
-	maxAnswer   = 4 << 20
+	defaultNATS  = "nats://127.0.0.1:4222"
+	defaultRedis = "redis://127.0.0.1:6379/0"
+	monitorPort  = "8222"
+	askTimeout   = 3 * time.Second // for each server
+	maxAnswer    = 4 << 20
 )
 
 // Gather looks at all servers. One that does not answer is a fact, not an error.
 func Gather(ctx context.Context, t Targets) *Facts {
 	f := &Facts{Server: askServer(ctx, t)}
 	var wg sync.WaitGroup
-	wg.Go(func() { f.NATS = askNATS(ctx, t, f.Server.Setup) })
-	if f.Server.Setup.Store == "file" {
-		f.Redis.Unused = true
+	// The servers on this machine may be of another deployment than a replica that does not tell.
+	if why := untold(&f.Server); why != "" && t.NATS == "" {
+		f.NATS.Unasked = why
 	} else {
-		wg.Go(func() { f.Redis = askRedis(ctx, t.Redis) })
+		wg.Go(func() { f.NATS = askNATS(ctx, t, f.Server.Setup) })
+	}
+	switch why := untold(&f.Server); {
+	case f.Server.Setup.Store == "file":
+		f.Redis.Unused = true
+	case why != "" && t.Redis == "":
+		f.Redis.Unasked = why
+	default:
+		wg.Go(func() { f.Redis = askRedis(ctx, cmp.Or(t.Redis, defaultRedis)) })
 	}
 	wg.Wait()
 	return f
+}
+
+// untold is why it is not known from a replica that answers which servers it uses; empty if it may be.
+func untold(s *Server) string {
+	switch {
+	case s.Refused == "":
+		return ""
+	case s.Status == http.StatusUnauthorized || s.Status == http.StatusForbidden:
+		return fmt.Sprintf("the server does not tell (%d): set OPSCORE_API_KEY", s.Status)
+	}
+	return "the server does not tell (" + s.Refused + "): name NATS and Redis with --nats-url and --redis-url"
 }
 
 // readyz is the answer of /readyz.
@@ -92,9 +112,9 @@ func askServer(ctx context.Context, t Targets) Server {
 	case err != nil:
 		s.Refused = reason(err)
 	case answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden:
-		s.Refused = "it wants a valid key"
+		s.Refused, s.Status = "it wants a valid key", answer.StatusCode
 	case answer.StatusCode != http.StatusOK:
-		s.Refused = answer.Status
+		s.Refused, s.Status = answer.Status, answer.StatusCode
 	}
 	s.Version, s.Setup = system.Version, system.Setup
 	return s

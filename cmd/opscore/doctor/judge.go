@@ -65,6 +65,15 @@ func unknown(check, why string) Finding {
 	return Finding{Check: check, Level: Warn, Found: "not known: " + why}
 }
 
+// unknowns are the findings of several that could not be looked at.
+func unknowns(checks []string, why string) []Finding {
+	findings := make([]Finding, len(checks))
+	for i, check := range checks {
+		findings[i] = unknown(check, why)
+	}
+	return findings
+}
+
 func judgeServer(s *Server) []Finding {
 	const check = "opscore"
 	if s.Err != "" {
@@ -96,10 +105,10 @@ func judgeClocks(f *Facts) Finding {
 		ahead time.Duration
 	}
 	var clocks []clock
-	if f.NATS.Err == "" && f.NATS.JetStream == "" {
+	if f.NATS.Unasked == "" && f.NATS.Err == "" && f.NATS.JetStream == "" {
 		clocks = append(clocks, clock{"NATS", f.NATS.Ahead})
 	}
-	if !f.Redis.Unused && f.Redis.Err == "" {
+	if f.Redis.Unasked == "" && !f.Redis.Unused && f.Redis.Err == "" {
 		clocks = append(clocks, clock{"Redis", f.Redis.Ahead})
 	}
 	if f.Server.Err == "" {

@@ -41,6 +41,9 @@ func TestJudge(t *testing.T) {
 		{"replica down", func(f *Facts) { f.Server = Server{URL: "http://s", Err: "refused"} }, "opscore", Fail, "opscore serve"},
 		{"replica not ready", func(f *Facts) { f.Server.Ready = false; f.Server.Failing = []Failing{{"store", "gone"}} }, "opscore", Fail, "store: gone"},
 		{"wrong key", func(f *Facts) { f.Server.Refused = "it wants a valid key" }, "opscore set-up", Warn, "OPSCORE_API_KEY"},
+		{"NATS of a server that does not tell", func(f *Facts) { f.NATS = NATS{Unasked: "the server does not tell"} }, "consumers", Warn, "not known: the server"},
+		{"Redis of a server that does not tell", func(f *Facts) { f.Redis = Redis{Unasked: "the server does not tell"} }, "redis", Warn, "not known: the server"},
+		{"clock of what was not asked", func(f *Facts) { f.NATS = NATS{Unasked: "the server does not tell"} }, "clocks", OK, "machine: Redis"},
 		{"older replica", func(f *Facts) { f.Server.Setup = Setup{} }, "opscore set-up", Warn, "does not tell"},
 
 		{"nats down", func(f *Facts) { f.NATS = NATS{URL: "nats://n", Err: "refused"} }, "nats", Fail, "--nats-url"},
@@ -141,6 +144,9 @@ func TestEveryReportHasTheSameLines(t *testing.T) {
 		t.Errorf("all is well, and yet: %+v", findings)
 	}
 	if got := names(&Facts{Server: Server{URL: "u"}, Redis: Redis{Unused: true}, NATS: NATS{JetStream: "off"}}); got != want {
+		t.Errorf("lines\n%s\nwant\n%s", got, want)
+	}
+	if got := names(&Facts{Server: Server{URL: "u"}, Redis: Redis{Unasked: "x"}, NATS: NATS{Unasked: "x"}}); got != want {
 		t.Errorf("lines\n%s\nwant\n%s", got, want)
 	}
 	if down := (&Facts{Server: Server{Err: "x"}, NATS: NATS{Err: "x"}, Redis: Redis{Err: "x"}}); names(down) != strings.Replace(want, "opscore set-up\n", "", 1) || Healthy(Judge(down)) {

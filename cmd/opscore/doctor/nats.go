@@ -21,20 +21,17 @@ const (
 func judgeNATS(n *NATS, setup Setup, running bool) []Finding {
 	const reach = "nats"
 	rest := []string{"nats version", "jetstream", "jetstream sync", "streams", "consumers"}
-	if n.Err != "" {
-		findings := []Finding{advise(reach, Fail, n.URL+" does not answer: "+n.Err, "start it, or name another one with --nats-url")}
-		for _, check := range rest {
-			findings = append(findings, unknown(check, "NATS does not answer"))
-		}
-		return findings
+	switch {
+	case n.Unasked != "":
+		return append([]Finding{unknown(reach, n.Unasked)}, unknowns(rest, n.Unasked)...)
+	case n.Err != "":
+		return append([]Finding{advise(reach, Fail, n.URL+" does not answer: "+n.Err, "start it, or name another one with --nats-url")},
+			unknowns(rest, "NATS does not answer")...)
 	}
 	findings := []Finding{ok(reach, "%s answers", n.URL), judgeVersion(n.Version)}
 	if n.JetStream != "" {
 		findings = append(findings, advise("jetstream", Fail, n.JetStream, "switch JetStream on: nats-server --jetstream, and for the account"))
-		for _, check := range rest[2:] {
-			findings = append(findings, unknown(check, "JetStream cannot be used"))
-		}
-		return findings
+		return append(findings, unknowns(rest[2:], "JetStream cannot be used")...)
 	}
 	return append(findings, judgeLimits(n), judgeSync(n, setup), judgeStreams(n, running), judgeConsumers(n, running))
 }

@@ -24,26 +24,20 @@ func judgeRedis(r *Redis) []Finding {
 			findings = append(findings, ok(check, "does not apply"))
 		}
 		return findings
+	case r.Unasked != "":
+		return append([]Finding{unknown(reach, r.Unasked)}, unknowns(redisChecks, r.Unasked)...)
 	case r.Err != "":
 		return append([]Finding{advise(reach, Fail, r.URL+" does not answer: "+r.Err, "start it, or name another one with --redis-url")},
-			unknownRedis("Redis does not answer")...)
+			unknowns(redisChecks, "Redis does not answer")...)
 	}
 	answers := ok(reach, "%s answers in %s", r.URL, r.RoundTrip.Round(10_000))
 	if r.InfoErr != "" {
-		findings := append([]Finding{answers}, unknownRedis("it refuses INFO ("+r.InfoErr+")")...)
+		findings := append([]Finding{answers}, unknowns(redisChecks, "it refuses INFO ("+r.InfoErr+")")...)
 		findings[1] = advise(redisChecks[0], Fail, findings[1].Found+"; opscore serve asks by it which server it writes to", "allow INFO to the user")
 		findings[3] = judgeFsync(r)
 		return findings
 	}
 	return []Finding{answers, judgeRedisVersion(r), judgeAOF(r), judgeFsync(r), judgePolicy(r), judgeMemory(r), judgeReplication(r)}
-}
-
-func unknownRedis(why string) []Finding {
-	findings := make([]Finding, len(redisChecks))
-	for i, check := range redisChecks {
-		findings[i] = unknown(check, why)
-	}
-	return findings
 }
 
 func judgeRedisVersion(r *Redis) Finding {
