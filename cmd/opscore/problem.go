@@ -132,7 +132,9 @@ func (c *client) unreachable(ctx context.Context, err error, sent bool) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
 	}
-	return &unreachableError{server: c.base, cause: err, sent: sent && !errors.Is(err, errNATS)}
+	var op *net.OpError
+	dialing := errors.As(err, &op) && op.Op == "dial"
+	return &unreachableError{server: c.base, cause: err, sent: sent && !dialing && !errors.Is(err, errNATS)}
 }
 
 // rootCause says in short why a connection failed.
