@@ -125,6 +125,11 @@ func TestWhatIsNotRunAgain(t *testing.T) {
 		why  string
 	}{
 		{"it goes on", func() *story { return tell(t, plain, &event.RunStart{}) }, commandAbout(event.KindRunRerun, "a"), event.CodeNotAllowedNow, "the run goes on: running"},
+		{"it has completed", func() *story {
+			s := tell(t, `{"id":"d","tasks":[{"taskId":"a","agentCapability":"c"}]}`, &event.RunStart{})
+			s.does("a")
+			return s
+		}, command(event.KindRunRetry, nil), event.CodeNotAllowedNow, `the run has completed; it can be run again from one of its tasks with "opscore run rerun"`},
 		{"it had not begun", func() *story {
 			s := tell(t, plain, &event.RunStart{DelaySeconds: 60})
 			s.put(command(event.KindRunCancel, nil))
