@@ -27,7 +27,9 @@ const (
 )
 
 // environment is what all expressions are compiled in.
-var environment = sync.OnceValue(func() *cel.Env {
+var environment = sync.OnceValue(newEnvironment)
+
+func newEnvironment() *cel.Env {
 	env, err := cel.NewEnv(
 		cel.Variable("input", cel.DynType),
 		cel.Variable("tasks", cel.MapType(cel.StringType, cel.MapType(cel.StringType, cel.DynType))),
@@ -43,8 +45,11 @@ var environment = sync.OnceValue(func() *cel.Env {
 	if err != nil {
 		panic(err) // the options are constants
 	}
+	// The first mistake of all makes a list of what could have been meant, and cel-go 0.33.2 reads it elsewhere without waiting for that
+	// (checker.Env.cloneWithDecls): two compilations at the same time would be a data race. So it is made before there can be two.
+	_, _ = env.Compile("nobody")
 	return env
-})
+}
 
 // bounds are the bounds of an evaluation.
 func bounds() []cel.ProgramOption {
