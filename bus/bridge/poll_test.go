@@ -104,7 +104,7 @@ func TestAPollEndsWhenItsProcessBeginsAnewOrGoes(t *testing.T) {
 	} {
 		for _, at := range []*bundle{b, other} {
 			b.known("p", event.DeliveryPoll, "", "")
-			asks, err := b.conn.NC().SubscribeSync(event.SubjectPollAll)
+			asks, err := b.conn.NC().SubscribeSync(event.PollSubject("p"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,6 +112,9 @@ func TestAPollEndsWhenItsProcessBeginsAnewOrGoes(t *testing.T) {
 			if _, err := asks.NextMsgWithContext(soon(t)); err != nil {
 				t.Fatal(err)
 			}
+			bustest.Eventually(t, "the agent is called idle because it asks", func() bool {
+				return decode[event.Agent](t, b.do("GET", "/api/v1/agents/p", "").want(t, http.StatusOK)).Available
+			})
 			var key []string
 			if strings.HasPrefix(c.path, "/v1/") {
 				key = []string{"Authorization", "Bearer " + oldKey}
