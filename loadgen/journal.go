@@ -254,9 +254,6 @@ func (j *Journal) Delivered(agent string) {
 	}
 }
 
-// Sent returns how many messages were sent.
-func (j *Journal) Sent() uint64 { return j.last.Load() }
-
 // each calls do with every message in the order of its number.
 func (j *Journal) each(do func(n uint64, e sent)) {
 	for n := uint64(1); n <= j.last.Load(); n++ {

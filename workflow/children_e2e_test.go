@@ -15,8 +15,6 @@ import (
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
-	"github.com/opspawn/opscore/storage/redisstore"
-	"github.com/opspawn/opscore/storage/storagetest"
 	"github.com/opspawn/opscore/workflow"
 )
 
@@ -96,22 +94,7 @@ func TestForEach(t *testing.T) {
 
 // A map of several windows ends well on Redis with two replicas, which both give its items to agents.
 func TestForEachOnTwoReplicas(t *testing.T) {
-	server, redis := bustest.Server(t), storagetest.StartRedis(t)
-	var b *bundle
-	for range 2 {
-		store, err := storage.Open(t.Context(), redis.URL(), redisstore.Driver)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = store.Close() })
-		var stop func() error
-		b, stop = replica(t, bustest.Dial(t, server), store, nil)
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	b := setupRedis(t, 2)
 	for i := range 3 {
 		b.serve(t, fmt.Sprintf("a%d", i), []string{"double"}, double)
 	}

@@ -28,13 +28,7 @@ func setupRedis(t *testing.T, replicas int) (b *bundle) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = store.Close() })
-		var stop func() error
-		b, stop = replica(t, bustest.Dial(t, server), store, nil)
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-		})
+		b = joined(t, bustest.Dial(t, server), store)
 	}
 	return b
 }

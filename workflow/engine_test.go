@@ -37,7 +37,13 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b, stop := replica(t, bustest.Conn(t), boltStore(t), nil)
+	return joined(t, bustest.Conn(t), boltStore(t))
+}
+
+// joined starts a replica that is stopped when the test ends.
+func joined(t *testing.T, conn *bus.Conn, store storage.Store) *bundle {
+	t.Helper()
+	b, stop := replica(t, conn, store, nil)
 	t.Cleanup(func() {
 		if err := stop(); err != nil {
 			t.Error(err)

@@ -177,13 +177,7 @@ func pair(t *testing.T, store storage.Store) (b *bundle) {
 	t.Helper()
 	server := bustest.Server(t)
 	for range 2 {
-		var stop func() error
-		b, stop = replica(t, bustest.Dial(t, server), store, nil)
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-		})
+		b = joined(t, bustest.Dial(t, server), store)
 	}
 	return b
 }

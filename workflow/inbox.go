@@ -73,11 +73,16 @@ func (b *inbox) fire(op storage.IndexOp) {
 
 // more lets a task start children, unless it is about to. One that finds no room is found again by its timer.
 func (b *inbox) more(run, task string) {
+	b.once(b.mores, run, task, &More{TaskID: task, Limit: maxSpawn})
+}
+
+// once puts an input about a task into the inbox, unless one of its kind waits there.
+func (b *inbox) once(waiting map[string]bool, run, task string, in Input) {
 	key := readyMember(run, task)
 	b.mu.Lock()
-	if !b.mores[key] && len(b.mores) < maxFired {
-		b.mores[key] = true
-		b.inputs = append(b.inputs, &input{run: run, in: &More{TaskID: task, Limit: maxSpawn}})
+	if !waiting[key] && len(waiting) < maxFired {
+		waiting[key] = true
+		b.inputs = append(b.inputs, &input{run: run, in: in})
 	}
 	b.mu.Unlock()
 	b.wakeSoon()
@@ -91,16 +96,7 @@ func (b *inbox) busy() bool {
 }
 
 // turnAway puts a misfit into the inbox, unless one about its task waits there.
-func (b *inbox) turnAway(run string, in *Misfit) {
-	key := readyMember(run, in.TaskID)
-	b.mu.Lock()
-	if !b.misfits[key] && len(b.misfits) < maxFired {
-		b.misfits[key] = true
-		b.inputs = append(b.inputs, &input{run: run, in: in})
-	}
-	b.mu.Unlock()
-	b.wakeSoon()
-}
+func (b *inbox) turnAway(run string, in *Misfit) { b.once(b.misfits, run, in.TaskID, in) }
 
 // turnedAway reports whether a misfit about a task waits to be decided.
 func (b *inbox) turnedAway(run, task string) bool {

@@ -79,11 +79,7 @@ func (e *Engine) work(ctx context.Context) error {
 		case <-e.jobs.more:
 		}
 		for j, ok := e.jobs.take(); ok && ctx.Err() == nil; j, ok = e.jobs.take() {
-			for e.inbox.full() && ctx.Err() == nil { // what was found before is taken in first
-				select {
-				case <-ctx.Done():
-				case <-time.After(jobPause):
-				}
+			for e.inbox.full() && rest(ctx, jobPause) == nil { // what was found before is taken in first
 			}
 			e.cfg.Crash("workflow-before-job")
 			if err := e.do(ctx, j); err != nil && ctx.Err() == nil {

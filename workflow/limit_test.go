@@ -12,8 +12,6 @@ import (
 	"github.com/opspawn/opscore/bus/bustest"
 	"github.com/opspawn/opscore/bus/event"
 	"github.com/opspawn/opscore/storage"
-	"github.com/opspawn/opscore/storage/redisstore"
-	"github.com/opspawn/opscore/storage/storagetest"
 	"github.com/opspawn/opscore/workflow"
 )
 
@@ -56,22 +54,7 @@ func limited(most int, key string) *workflow.Definition {
 // Of the runs that share a key no more go on at the same time than the definition says, with three replicas that all start and end them, and none is forgotten.
 func TestConcurrencyByKey(t *testing.T) {
 	t.Parallel()
-	server, redis := bustest.Server(t), storagetest.StartRedis(t)
-	var b *bundle
-	for range 3 {
-		store, err := storage.Open(t.Context(), redis.URL(), redisstore.Driver)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = store.Close() })
-		var stop func() error
-		b, stop = replica(t, bustest.Dial(t, server), store, nil)
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	b := setupRedis(t, 3)
 	w := &crowd{now: make(map[string]int), most: make(map[string]int)}
 	for i := range 12 {
 		b.serve(t, fmt.Sprintf("a%d", i), []string{"work"}, w.work)

@@ -121,16 +121,17 @@ func (b *Bridge) heardOfPoll(m *nats.Msg) {
 		return
 	}
 	token := event.Key(m.Subject)
-	switch {
-	case hint.Gone && hint.From != b.name:
-		b.polls.dismiss(token, hint.Instance)
-	case hint.Gone:
-	case hint.From != b.name:
-		b.polls.oust(token, hint.Instance)
-		fallthrough
-	default:
-		b.pushes.offers.wake(token)
+	elsewhere := hint.From != b.name
+	if hint.Gone {
+		if elsewhere {
+			b.polls.dismiss(token, hint.Instance)
+		}
+		return
 	}
+	if elsewhere {
+		b.polls.oust(token, hint.Instance)
+	}
+	b.pushes.offers.wake(token)
 }
 
 // endPolls ends the requests for tasks that a process of an agent has left open, at whatever replica, when it begins anew or goes: they would take tasks
