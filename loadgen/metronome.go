@@ -26,7 +26,7 @@ func (m *metronome) run(ctx context.Context) (unsent int64) {
 				return 0
 			}
 			// Not a timer of Go's: those are up to 1 ms late, which would be charged to the server.
-			preciseSleep(min(wait, patience))
+			PreciseSleep(min(wait, patience))
 		}
 		select {
 		case m.due <- due:

@@ -4,5 +4,5 @@ package loadgen
 
 import "time"
 
-// preciseSleep sleeps at least so long.
-func preciseSleep(d time.Duration) { time.Sleep(d) }
+// PreciseSleep sleeps at least so long.
+func PreciseSleep(d time.Duration) { time.Sleep(d) }

@@ -20,7 +20,7 @@ import (
 	"github.com/opspawn/opscore/cmd/opscore/server"
 )
 
-// childEnv makes this program one of the servers that only benchmarks have: "dev DIR" or "bare".
+// childEnv makes this program one of the servers that only benchmarks have: "dev DIR", "bare" or "relay NATS REDIS".
 const childEnv = "OPSCORE_BENCH_CHILD"
 
 // Child runs what this process was started for, until SIGTERM, and reports true; it reports false in any other process. Programs that call [Run] call
@@ -37,6 +37,8 @@ func Child() bool {
 	switch args[0] {
 	case "bare":
 		err = serveBare(ctx)
+	case "relay":
+		err = serveRelay(ctx, args[1], args[2])
 	case "dev":
 		err = serveDev(ctx, args[1])
 	}
@@ -80,10 +82,10 @@ func serveBare(ctx context.Context) error {
 // helper is a child of this package.
 type helper struct {
 	cmd  *exec.Cmd
-	addr string // of its HTTP listener
+	addr string // of its HTTP listener, if it has one
 }
 
-// help starts a child and returns when it has said where it listens.
+// help starts a child and returns when it has said that it is ready, or where it listens.
 func (l *lab) help(ctx context.Context, args ...string) (*helper, error) {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(args, " "))

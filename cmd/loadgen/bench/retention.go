@@ -105,7 +105,7 @@ type spell struct {
 func (s *spell) quantiles(percent int) []float64 {
 	all := make([]float64, len(s.waits))
 	for i, waits := range s.waits {
-		all[i] = waits[len(waits)*percent/100]
+		all[i] = quantile(waits, percent)
 	}
 	return all
 }
@@ -124,10 +124,11 @@ type oldRuns struct {
 // seed has one run done, and stores copies of it that ended long ago, with what the engine keeps of each: the document, its timeline and its places in
 // the lists.
 func (o *oldRuns) seed(ctx context.Context, l *lab, f *fleet) error {
-	id := uuid.NewString()
-	if err := f.startBounded(ctx, l.conn, []string{id}, 1); err != nil {
+	first, err := f.startBounded(ctx, l.conn, 1, 1)
+	if err != nil {
 		return err
 	}
+	id := runID(first)
 	if err := CaughtUp(ctx, l.conn); err != nil {
 		return err
 	}
@@ -220,7 +221,7 @@ func (o *oldRuns) measure(ctx context.Context, l *lab, f *fleet, s *spell, remov
 		}
 	}
 	cpu, begin := l.cpu(), time.Now()
-	waits, err := f.latency(ctx, l.conn, retentionRate, retentionTime)
+	t, err := f.latency(ctx, l.conn, retentionRate, retentionTime)
 	if err != nil {
 		return err
 	}
@@ -229,7 +230,7 @@ func (o *oldRuns) measure(ctx context.Context, l *lab, f *fleet, s *spell, remov
 	if err == nil && after == 0 {
 		err = errors.New("all runs were removed before the end: take more")
 	}
-	s.waits, s.removed, s.took = append(s.waits, waits), s.removed+before-after, s.took+time.Since(begin)
+	s.waits, s.removed, s.took = append(s.waits, t.waits), s.removed+before-after, s.took+time.Since(begin)
 	return err
 }
 

@@ -4,11 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
 	"github.com/opspawn/opscore/bus"
@@ -20,25 +19,24 @@ import (
 )
 
 const (
-	runAgents   = 64
-	runSlots    = 16
-	runsOpen    = 512 // runs in flight: as many as there are slots, so that agents are busy and nothing piles up
-	runCount    = 60_000
-	chainCount  = 6_000
-	latencyTime = 15 * time.Second
+	runAgents  = 64
+	runSlots   = 16
+	runsOpen   = 512 // runs in flight: as many as there are slots, so that agents are busy and nothing piles up
+	runCount   = 60_000
+	chainCount = 6_000
 )
 
 // fleet is agents in this process that do nothing but note when they were asked.
 type fleet struct {
-	mu      sync.Mutex
-	begun   int                  // tasks
-	arrived map[string]time.Time // first task of each run
+	named   int                      // runs that have got an id
+	begun   atomic.Int64             // tasks
+	watched atomic.Pointer[arrivals] // of the runs that are timed, if any are
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
 
 func startFleet(ctx context.Context, l *lab) (*fleet, error) {
-	f := &fleet{arrived: make(map[string]time.Time, runCount)}
+	f := &fleet{}
 	ctx, f.stop = context.WithCancel(ctx)
 	log := slog.New(slog.DiscardHandler)
 	var conns []*nats.Conn
@@ -67,14 +65,21 @@ func startFleet(ctx context.Context, l *lab) (*fleet, error) {
 }
 
 func (f *fleet) handle(_ context.Context, t *agent.Task) (any, error) {
-	now := time.Now()
-	f.mu.Lock()
-	f.begun++
-	if _, again := f.arrived[t.RunID]; !again {
-		f.arrived[t.RunID] = now
+	if a := f.watched.Load(); a != nil {
+		a.note(t.RunID)
 	}
-	f.mu.Unlock()
+	f.begun.Add(1)
 	return event.Raw(`{"ok":true}`), nil
+}
+
+// expect names runs that will be started, and takes down when they arrive.
+func (f *fleet) expect(n int) *arrivals { return newArrivals(f.name(n), n) }
+
+// name gives out the numbers of n runs, each of which has an id (see runID), and returns the first.
+func (f *fleet) name(n int) (first int) {
+	first = f.named
+	f.named += n
+	return first
 }
 
 func (f *fleet) close() {
@@ -163,13 +168,9 @@ func throughput(ctx context.Context, l *lab, tasks, count int) (Figure, error) {
 	if err != nil {
 		return Figure{}, fmt.Errorf("raw publish: %w", err)
 	}
-	runs := make([]string, count)
-	for i := range runs {
-		runs[i] = uuid.NewString()
-	}
 	cpu := l.cpu()
 	begin := time.Now()
-	if err := f.startBounded(ctx, l.conn, runs, tasks); err != nil {
+	if _, err := f.startBounded(ctx, l.conn, count, tasks); err != nil {
 		return Figure{}, err
 	}
 	if err := CaughtUp(ctx, l.conn); err != nil {
@@ -188,32 +189,31 @@ func throughput(ctx context.Context, l *lab, tasks, count int) (Figure, error) {
 	}, nil
 }
 
-// startBounded starts runs as fast as their tasks reach the agents, with at most runsOpen on their way, and returns when all tasks have reached one.
-func (f *fleet) startBounded(ctx context.Context, conn *bus.Conn, runs []string, tasks int) error {
-	for i, run := range runs {
-		for i-f.count()/tasks >= runsOpen {
+// startBounded starts runs as fast as their tasks reach the agents, with at most runsOpen on their way, and returns when all tasks have reached one, with
+// the number of the first run.
+func (f *fleet) startBounded(ctx context.Context, conn *bus.Conn, count, tasks int) (first int, err error) {
+	first = f.name(count)
+	before := f.count()
+	for i := range count {
+		for i-(f.count()-before)/tasks >= runsOpen {
 			if err := sleep(ctx, 200*time.Microsecond); err != nil {
-				return err
+				return first, err
 			}
 		}
-		if err := conn.PublishAsync(startMessage(run, "bench"), func(bus.Ack, error) {}); err != nil {
-			return fmt.Errorf("start a run: %w", err)
+		if err := conn.PublishAsync(startMessage(runID(first+i), "bench"), func(bus.Ack, error) {}); err != nil {
+			return first, fmt.Errorf("start a run: %w", err)
 		}
 	}
-	for f.count() < len(runs)*tasks {
+	for f.count()-before < count*tasks {
 		if err := sleep(ctx, time.Millisecond); err != nil {
-			return err
+			return first, err
 		}
 	}
-	return nil
+	return first, nil
 }
 
 // count returns how many tasks have reached an agent.
-func (f *fleet) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.begun
-}
+func (f *fleet) count() int { return int(f.begun.Load()) }
 
 // completedRuns counts with a separate reader.
 func completedRuns(ctx context.Context, l *lab) (int, error) {
@@ -238,65 +238,4 @@ func completedRuns(ctx context.Context, l *lab) (int, error) {
 			return n, nil
 		}
 	}
-}
-
-func benchLatency(ctx context.Context, l *lab) ([]Figure, error) {
-	f, err := prepare(ctx, l, "bench", 1)
-	if err != nil {
-		return nil, err
-	}
-	defer f.close()
-	var figures []Figure
-	for _, r := range []struct {
-		rate     int
-		p50, p99 string
-	}{{1000, "< 1.5 ms", ""}, {2000, "< 1.5 ms", "< 10 ms"}} {
-		before := l.cpu()
-		waits, err := f.latency(ctx, l.conn, r.rate, latencyTime)
-		if err != nil {
-			return figures, err
-		}
-		name := fmt.Sprintf("start → agent at %d runs/s, ", r.rate)
-		figures = append(figures,
-			Figure{Name: name + "p50", Value: waits[len(waits)/2], Unit: "ms", Goal: r.p50},
-			Figure{
-				Name: name + "p99", Value: waits[len(waits)*99/100], Unit: "ms", Goal: r.p99,
-				Note: fmt.Sprintf("CPU seconds in %s: %s", latencyTime, l.cpu().since(before)),
-			},
-		)
-	}
-	return figures, nil
-}
-
-// latency starts runs at a fixed rate for some seconds, whatever becomes of them, and returns in order how long each took from the intended time to the
-// agent's handler, in ms.
-func (f *fleet) latency(ctx context.Context, conn *bus.Conn, rate int, length time.Duration) ([]float64, error) {
-	total := rate * int(length/time.Second)
-	intended := make(map[string]time.Time, total)
-	done := f.count() + total
-	begin := time.Now()
-	for i := range total {
-		at := begin.Add(time.Duration(i) * time.Second / time.Duration(rate))
-		if d := time.Until(at); d > 0 {
-			time.Sleep(d)
-		}
-		run := uuid.NewString()
-		intended[run] = at
-		if err := conn.PublishAsync(startMessage(run, "bench"), func(bus.Ack, error) {}); err != nil {
-			return nil, err
-		}
-	}
-	for f.count() < done {
-		if err := sleep(ctx, 5*time.Millisecond); err != nil {
-			return nil, err
-		}
-	}
-	waits := make([]float64, 0, total)
-	for run, at := range intended {
-		if at.Sub(begin) > time.Second { // the first second warms up
-			waits = append(waits, float64(f.arrived[run].Sub(at).Microseconds())/1000)
-		}
-	}
-	slices.Sort(waits)
-	return waits, nil
 }
