@@ -20,7 +20,7 @@ import (
 // ErrNoRedis says that there is no redis-server to start.
 var ErrNoRedis = errors.New("redis-server is not on PATH: install it, for example with apt-get install redis-server or brew install redis")
 
-// redisProcess runs redis-server as production does: append-only file, synced each second.
+// redisProcess runs redis-server as docs/operations.md says: append-only file, synced each second, and rewritten when it is long.
 func (e *Env) redisProcess() (*process, error) {
 	exe, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -31,7 +31,8 @@ func (e *Env) redisProcess() (*process, error) {
 		command: func(p *process) (*exec.Cmd, error) {
 			host, port, err := net.SplitHostPort(p.addr)
 			return exec.Command(exe, "--bind", host, "--port", port, "--dir", e.dataDir(Redis), "--daemonize", "no",
-				"--appendonly", "yes", "--appendfsync", "everysec", "--save", ""), err
+				"--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+				"--auto-aof-rewrite-min-size", "512mb"), err // see docs/operations.md: from 64 MB on, an empty store would rewrite its file every few seconds
 		},
 	}, nil
 }
