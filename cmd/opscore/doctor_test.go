@@ -85,6 +85,14 @@ func TestDoctorOfServersAlone(t *testing.T) {
 		}
 	}
 
+	if f := found["redis appendonly"]; !strings.Contains(f.Advice, "auto-aof-rewrite-min-size") {
+		t.Errorf("of a Redis with its own settings: %+v", f)
+	}
+	redis.Do("CONFIG SET auto-aof-rewrite-min-size 512mb")
+	if f := examine(t, p, exitFailure)["redis appendonly"]; f.Advice != "" {
+		t.Errorf("of a Redis that rewrites its file late: %+v", f)
+	}
+
 	redis.Do("CONFIG SET appendonly no")
 	redis.Do("ACL SETUSER hosted on nopass ~* &* +@all -config")
 	if err := nc.JS().DeleteStream(t.Context(), "OPSCORE_FACT"); err != nil {

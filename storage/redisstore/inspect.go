@@ -13,12 +13,13 @@ import (
 
 // Report is what a look at a Redis server has found. What the server does not tell, as hosted ones may refuse to, is left empty.
 type Report struct {
-	Info       map[string]string // fields of INFO; nil when it is refused
-	InfoErr    error
-	Fsync      string // appendfsync; empty when CONFIG GET is refused
-	Ahead      time.Duration
-	RoundTrip  time.Duration
-	HasLibrary bool // the function library of Ops-Core is loaded
+	Info        map[string]string // fields of INFO; nil when it is refused
+	InfoErr     error
+	Fsync       string // appendfsync; empty when CONFIG GET is refused
+	RewriteFrom int64  // auto-aof-rewrite-min-size, bytes; likewise 0
+	Ahead       time.Duration
+	RoundTrip   time.Duration
+	HasLibrary  bool // the function library of Ops-Core is loaded
 }
 
 // Inspect looks at the server that a URL names (see [Driver]) without changing anything. It fails if the URL has a mistake or the server does not answer; a
@@ -48,16 +49,26 @@ func Inspect(ctx context.Context, u *url.URL) (*Report, error) {
 		r.Info = fieldsOf(info)
 	}
 	r.InfoErr = err
-	if settings, err := client.ConfigGet(ctx, "appendfsync").Result(); err == nil {
-		r.Fsync = settings["appendfsync"]
-	}
+	r.Fsync = setting(ctx, client, "appendfsync")
+	r.RewriteFrom = number(setting(ctx, client, "auto-aof-rewrite-min-size"))
 	r.HasLibrary = client.FCallRO(ctx, functionRange, []string{keys.index("doctor")}, 0, "", 0, 1).Err() == nil
 	return &r, nil
 }
 
+// setting asks for one setting. It is empty when the server refuses to tell.
+func setting(ctx context.Context, client *redis.Client, name string) string {
+	settings, err := client.ConfigGet(ctx, name).Result()
+	if err != nil {
+		return ""
+	}
+	return settings[name]
+}
+
 // Number reads a field of INFO that is a number, 0 if it is none.
-func (r *Report) Number(field string) int64 {
-	n, err := strconv.ParseInt(r.Info[field], 10, 64)
+func (r *Report) Number(field string) int64 { return number(r.Info[field]) }
+
+func number(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		return 0
 	}

@@ -75,6 +75,7 @@ type Redis struct {
 	AOF             bool
 	AOFFailed       bool   // its last write to the append-only file failed
 	Fsync           string // empty when it does not tell
+	RewriteFrom     int64  // bytes of its append-only file from which on it is rewritten, 0 when it does not tell
 	Policy          string
 	Used, Max       int64 // bytes; Max is 0 for no limit
 	Total           int64 // bytes of memory of its machine, 0 if it does not tell

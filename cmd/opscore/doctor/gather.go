@@ -242,7 +242,7 @@ func askRedis(ctx context.Context, target string) Redis {
 		r.Err = reason(err)
 		return r
 	}
-	r.Ahead, r.RoundTrip, r.Library, r.Fsync = report.Ahead, report.RoundTrip, report.HasLibrary, report.Fsync
+	r.Ahead, r.RoundTrip, r.Library, r.Fsync, r.RewriteFrom = report.Ahead, report.RoundTrip, report.HasLibrary, report.Fsync, report.RewriteFrom
 	if report.InfoErr != nil {
 		r.InfoErr = reason(report.InfoErr)
 		return r

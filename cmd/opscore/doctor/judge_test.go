@@ -93,6 +93,7 @@ func TestJudge(t *testing.T) {
 		{"valkey", func(f *Facts) { f.Redis.Valkey = "8.1.0" }, "redis version", OK, "Valkey 8.1.0"},
 		{"no AOF", func(f *Facts) { f.Redis.AOF = false }, "redis appendonly", Fail, "appendonly yes"},
 		{"AOF broken", func(f *Facts) { f.Redis.AOFFailed = true }, "redis appendonly", Fail, "disk"},
+		{"AOF rewritten early", func(f *Facts) { f.Redis.RewriteFrom = minRewrite - 1 }, "redis appendonly", OK, "auto-aof-rewrite-min-size 512mb"},
 		{"fsync always", func(f *Facts) { f.Redis.Fsync = "always" }, "redis appendfsync", OK, "always"},
 		{"fsync no", func(f *Facts) { f.Redis.Fsync = "no" }, "redis appendfsync", Warn, "everysec"},
 		{"evicts", func(f *Facts) { f.Redis.Policy, f.Redis.Max = "allkeys-lru", 8<<30 }, "redis maxmemory-policy", Fail, "noeviction"},

@@ -10,6 +10,8 @@ const (
 	minRedis = 7 // major version
 
 	memoryWarn, memoryFail = 80, 95 // percent
+
+	minRewrite = 256 << 20 // bytes; Redis's own setting is 64 MiB
 )
 
 // redisChecks are the lines about Redis, in their order.
@@ -63,6 +65,9 @@ func judgeAOF(r *Redis) Finding {
 		return advise(check, Fail, "no: a restart loses all that was stored since the last snapshot", "set appendonly yes")
 	case r.AOFFailed:
 		return advise(check, Fail, "yes, but the last write to the append-only file failed", "see the log of Redis, and whether its disk is full")
+	case r.RewriteFrom > 0 && r.RewriteFrom < minRewrite:
+		return advise(check, OK, "yes; its file is rewritten from "+size(r.RewriteFrom)+" on, under load every few seconds while it is young",
+			"auto-aof-rewrite-min-size 512mb spares tasks the delay")
 	}
 	return ok(check, "yes")
 }
