@@ -147,6 +147,9 @@ const (
 )
 
 func parseAck(data []byte) (Ack, error) {
+	if stream, seq, ok := event.Stored(data); ok {
+		return Ack{Stream: stream, Seq: seq}, nil
+	}
 	var answer struct {
 		Stream string `json:"stream"`
 		Seq    uint64 `json:"seq"`

@@ -4,7 +4,7 @@ import "github.com/opspawn/opscore/bus/event"
 
 // Encode returns the gate as event.Marshal does, in a tenth of its time: a gate is written with every task that is given or ends.
 func (g *Gate) Encode() []byte {
-	o := event.NewObject(256 + 192*len(g.Held))
+	o := event.NewObject()
 	o.String("agent", g.Agent)
 	o.OptBool("registered", g.Registered)
 	o.OptString("instance", g.Instance)
@@ -77,11 +77,7 @@ func (w *Word) encode(o *event.Object, name string) {
 
 // encode returns the record as event.Marshal does, in a fraction of its time: it is written with every state that is reported.
 func (r *Record) encode() []byte {
-	size := 512
-	for i := range r.Reports {
-		size += 256 + len(r.Reports[i].Details)
-	}
-	o := event.NewObject(size)
+	o := event.NewObject()
 	o.Int("v", int64(r.Version))
 	o.OptInt("era", int64(r.Era))
 	o.OptTime("eraAt", r.EraAt)
@@ -134,7 +130,7 @@ func (p *Report) encode(o *event.Object) {
 }
 
 func (h *HistoryEntry) encode() []byte {
-	o := event.NewObject(192 + len(h.Details))
+	o := event.NewObject()
 	o.Int("seq", int64(h.Seq))
 	o.Time("at", h.At)
 	o.String("event", h.Event)

@@ -69,6 +69,17 @@ func (c *Cache[T]) Forget(keys ...Key) {
 	}
 }
 
+// ForgetAt drops a document unless it is remembered at another revision than this one.
+func (c *Cache[T]) ForgetAt(k Key, rev Rev) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, generation := range []map[Key]Cached[T]{c.young, c.old} {
+		if v, ok := generation[k]; ok && v.Rev == rev {
+			delete(generation, k)
+		}
+	}
+}
+
 // Clear drops everything.
 func (c *Cache[T]) Clear() {
 	c.mu.Lock()

@@ -42,6 +42,7 @@ func (e *Engine) act(c *change) {
 			e.facts.drop(c.after.ID)
 			e.publishFact(ctx, c.after, c.cause)
 			e.logEnd(c.after)
+			e.runs.ForgetAt(runKey(c.after.ID), c.group.txn.Rev) // hardly anything is said of it any more, and collecting garbage costs what lives
 		case c.cause != "":
 			e.facts.later(c.after, c.cause)
 		}

@@ -4,7 +4,7 @@ import "github.com/opspawn/opscore/bus/event"
 
 // encode returns the run as event.Marshal does, in a tenth of its time: the run is written with every step it takes.
 func (r *Run) encode() []byte {
-	o := event.NewObject(512 + 512*len(r.Tasks) + len(r.Input) + 512*len(r.Moments))
+	o := event.NewObject()
 	o.Int("v", int64(r.Version))
 	o.String("id", r.ID)
 	o.String("wf", r.Workflow)

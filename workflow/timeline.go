@@ -153,7 +153,7 @@ func (c *change) tell(t *storage.Txn, now time.Time) {
 
 // encode returns the moment as event.Marshal does, without reflection: one is written with every step that a run takes.
 func (m *moment) encode() []byte {
-	o := event.NewObject(64 + 128*len(m.Steps))
+	o := event.NewObject()
 	o.Int("n", int64(m.N))
 	o.Time("at", m.At)
 	o.List("steps", len(m.Steps), func(i int) {

@@ -172,6 +172,9 @@ func ackError(m *nats.Msg) error {
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
 		return nats.ErrNoResponders // no stream takes this subject
 	}
+	if _, _, ok := event.Stored(m.Data); ok {
+		return nil
+	}
 	var ack struct {
 		Stream string         `json:"stream"`
 		Error  *nats.APIError `json:"error"`

@@ -2,7 +2,7 @@ package event
 
 // Encode returns the fact as Marshal does, in a fraction of its time: one is published with every change of a run.
 func (f *Fact) Encode() []byte {
-	o := NewObject(1024)
+	o := NewObject()
 	o.String("id", f.ID)
 	o.Int("epoch", int64(f.Epoch))
 	o.Int("version", int64(f.Version))
@@ -17,7 +17,7 @@ func (f *Fact) Encode() []byte {
 
 // Encode returns the task as Marshal does, in a fraction of its time: one is sent for every attempt.
 func (t *Task) Encode() []byte {
-	o := NewObject(512 + len(t.Input))
+	o := NewObject()
 	o.String("runId", t.RunID)
 	o.String("workflowId", t.WorkflowID)
 	o.String("workflowVersion", t.WorkflowVersion)

@@ -2,6 +2,7 @@ package event
 
 import (
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -11,11 +12,29 @@ import (
 // Marshal writes for a struct whose members are all omitzero; the tests of its users compare the two byte by byte.
 type Object struct{ buf []byte }
 
-// NewObject begins an object, with room for about size bytes.
-func NewObject(size int) *Object { return &Object{buf: append(make([]byte, 0, size), '{')} }
+// objects are those that are not in use. What they have written into is used again: a buffer guessed too large is kept for as long as the document in it.
+var objects = sync.Pool{New: func() any { return new(Object) }}
 
-// Bytes ends the outermost object and returns it.
-func (o *Object) Bytes() []byte { return append(o.buf, '}') }
+// maxScratch is the largest buffer that is kept for the next object.
+const maxScratch = 64 << 10
+
+// NewObject begins an object. Its last call is Bytes.
+func NewObject() *Object {
+	o := objects.Get().(*Object)
+	o.buf = append(o.buf[:0], '{')
+	return o
+}
+
+// Bytes ends the outermost object and returns it. The Object must not be used afterwards.
+func (o *Object) Bytes() []byte {
+	out := make([]byte, len(o.buf)+1)
+	copy(out, o.buf)
+	out[len(o.buf)] = '}'
+	if cap(o.buf) <= maxScratch {
+		objects.Put(o)
+	}
+	return out
+}
 
 func (o *Object) name(name string) {
 	if c := o.buf[len(o.buf)-1]; c != '{' && c != '[' {
