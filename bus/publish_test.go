@@ -26,6 +26,18 @@ func TestPublish(t *testing.T) {
 	}
 }
 
+// The short way of reading acknowledgements is for those that the server writes.
+func TestStoredReadsWhatTheServerWrites(t *testing.T) {
+	c := bustest.Conn(t)
+	answer, err := c.NC().RequestMsgWithContext(testContext(t), stateMsg("a", "{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stream, seq, ok := event.Stored(answer.Data); !ok || stream != event.StreamAgent || seq != 1 {
+		t.Errorf("of %s: %q, %d, %v", answer.Data, stream, seq, ok)
+	}
+}
+
 // The same Nats-Msg-Id from two agents must not lose the second message.
 func TestPublishDoesNotDeduplicate(t *testing.T) {
 	c := bustest.Conn(t)

@@ -16,7 +16,7 @@ func Stored(data []byte) (stream string, seq uint64, ok bool) {
 	if !ok || len(name) == 0 || bytes.ContainsFunc(name, func(r rune) bool { return r == '\\' || r <= ' ' || r > '~' }) {
 		return "", 0, false
 	}
-	rest, ok = bytes.CutPrefix(rest, []byte(`, "seq":`))
+	rest, ok = bytes.CutPrefix(rest, []byte(`,"seq":`))
 	if !ok {
 		return "", 0, false
 	}
