@@ -46,6 +46,7 @@ type Conn struct {
 	nc   *nats.Conn
 	js   jetstream.JetStream
 	mux  *mux
+	soon *aside
 	log  *slog.Logger
 	name string
 
@@ -66,6 +67,7 @@ type Conn struct {
 func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	c := &Conn{
 		mux:      newMux(),
+		soon:     newAside(),
 		log:      cfg.Log,
 		name:     Redact(cfg.URL),
 		inFlight: make(chan struct{}, maxInFlight),
@@ -216,6 +218,10 @@ func (c *Conn) awaitJetStream(ctx context.Context) error {
 	}
 }
 
+// Soon calls send, which publishes something that nobody waits for: at once when there is little of it, and otherwise together with what else there is within
+// 4 ms, in the order of the calls. It may call it before it returns. What was not sent when the process dies is lost, as any publish is that was not answered.
+func (c *Conn) Soon(send func()) { c.soon.add(send) }
+
 // NC returns the connection of the client library, for subscriptions and services on core NATS.
 func (c *Conn) NC() *nats.Conn { return c.nc }
 
@@ -230,6 +236,7 @@ func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 func (c *Conn) Close() {
 	c.closeOnce.Do(func() {
 		close(c.closing)
+		c.soon.flush()
 		if c.nc.IsConnected() {
 			c.mux.awaitPublishes(closeWait)
 		}

@@ -146,7 +146,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	for _, w := range c.workers {
 		w.handBack()
 	}
-	// Acknowledgements are only buffered so far, and the process may end now.
+	// Acknowledgements are only gathered or buffered so far, and the process may end now.
+	c.conn.soon.flush()
 	if c.conn.Connected() {
 		_ = c.conn.nc.FlushTimeout(time.Second)
 	}
@@ -215,12 +216,14 @@ func (c *Consumer) bind(ctx context.Context) error {
 // pulled before is handled and acknowledged. Use it before resetting the durable.
 func (c *Consumer) Pause(ctx context.Context) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.paused = true
 	c.wakePuller()
 	err := c.waitLocked(ctx, func() bool { return c.held == 0 && !c.pulling })
+	held := c.held
+	c.mu.Unlock()
+	c.conn.soon.flush() // the acknowledgements
 	if err != nil {
-		return fmt.Errorf("bus: pause consumer %s: %d messages are still held: %w", c.cfg.Durable, c.held, err)
+		return fmt.Errorf("bus: pause consumer %s: %d messages are still held: %w", c.cfg.Durable, held, err)
 	}
 	return nil
 }

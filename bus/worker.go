@@ -172,10 +172,12 @@ func (w *worker) settle(ctx context.Context, piece []*Msg) (left []*Msg, err err
 		settled = append(settled, m)
 	}
 	w.c.cfg.Crash("before-ack")
-	for _, m := range settled {
-		// An acknowledgement that cannot be sent, or is lost, means another delivery, which changes nothing.
-		_ = w.c.conn.nc.Publish(m.reply, m.acknowledgement())
-	}
+	w.c.conn.soon.add(func() {
+		for _, m := range settled {
+			// An acknowledgement that cannot be sent, or is lost, means another delivery, which changes nothing.
+			_ = w.c.conn.nc.Publish(m.reply, m.acknowledgement())
+		}
+	})
 	w.close(settled)
 	return left, err
 }

@@ -80,11 +80,9 @@ func (e *Engine) queueUp(c *change) {
 
 // sendWake tells other replicas what happened in this turn. It is a hint: a lost one costs a quarter of a second.
 func (e *Engine) sendWake() {
-	if len(e.wake.Agents)+len(e.wake.Classes) == 0 {
-		return
+	if len(e.wake.Agents)+len(e.wake.Classes) > 0 && e.hints.gather(e.wake) {
+		e.cfg.Bus.Soon(func() { publishWake(e.cfg.Bus.NC(), e.hints.take(e.name)) })
 	}
-	e.wake.From = e.name
-	publishWake(e.cfg.Bus.NC(), e.wake)
 	e.wake = event.Wake{Agents: e.wake.Agents[:0], Classes: e.wake.Classes[:0]}
 }
 
@@ -298,16 +296,18 @@ func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
 		shown.Tasks, shown.Input, shown.Output, shown.Truncated = nil, nil, nil, true
 		msg.Data = fact.Encode()
 	}
-	err = e.cfg.Bus.PublishAsync(msg, func(_ bus.Ack, err error) {
-		if !final {
-			return
+	e.cfg.Bus.Soon(func() {
+		err := e.cfg.Bus.PublishAsync(msg, func(_ bus.Ack, err error) {
+			if !final {
+				return
+			}
+			if err == nil {
+				e.facts.sent(done)
+			}
+			e.facts.end(done.Member)
+		})
+		if err != nil && final {
+			e.facts.end(done.Member)
 		}
-		if err == nil {
-			e.facts.sent(done)
-		}
-		e.facts.end(done.Member)
 	})
-	if err != nil && final {
-		e.facts.end(done.Member)
-	}
 }

@@ -80,6 +80,7 @@ type Engine struct {
 	lastFlight <-chan struct{} // closed when the one launched last has landed
 
 	wake     event.Wake                         // what other replicas shall be told of this turn
+	hints    hints                              // and of those before
 	accepted *storage.Cache[int]                // attempts that their agents have accepted, until that is committed
 	schemas  *storage.Cache[*contract.Contract] // of agents, by their names
 	inbox    inbox

@@ -177,6 +177,38 @@ func publishWake(nc *nats.Conn, w event.Wake) {
 	_ = nc.Publish(event.SubjectWake, event.MustMarshal(w)) // nobody to tell when the connection is down
 }
 
+// hints gathers what other replicas shall be told together.
+type hints struct {
+	mu      sync.Mutex
+	wake    event.Wake
+	waiting bool // to be said
+}
+
+// maxTold bounds what is gathered, and the size of a message. What is beyond is left to the slow scans.
+const maxTold = 1000
+
+// gather keeps what a turn has to tell, and reports whether it is the first to wait.
+func (h *hints) gather(w event.Wake) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wake.Agents = append(h.wake.Agents, w.Agents[:min(len(w.Agents), maxTold-len(h.wake.Agents))]...)
+	h.wake.Classes = append(h.wake.Classes, w.Classes[:min(len(w.Classes), maxTold-len(h.wake.Classes))]...)
+	first := !h.waiting
+	h.waiting = true
+	return first
+}
+
+// take returns what was gathered, each once.
+func (h *hints) take(from string) event.Wake {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.wake
+	h.wake, h.waiting = event.Wake{}, false
+	slices.Sort(w.Agents)
+	slices.Sort(w.Classes)
+	return event.Wake{From: from, Agents: slices.Compact(w.Agents), Classes: slices.Compact(w.Classes)}
+}
+
 func (e *Engine) subscribeHints() (*nats.Subscription, error) {
 	return e.cfg.Bus.NC().Subscribe(event.SubjectWake, func(m *nats.Msg) {
 		var w event.Wake
