@@ -51,7 +51,9 @@ func (a *aside) flush() {
 	defer a.sending.Unlock()
 	a.mu.Lock()
 	queue := a.queue
-	a.queue, a.sent = nil, time.Now()
+	if len(queue) > 0 {
+		a.queue, a.sent = nil, time.Now()
+	}
 	a.mu.Unlock()
 	for _, send := range queue {
 		send()
