@@ -413,3 +413,19 @@ func TestTimeline(t *testing.T) {
 		t.Errorf("the timeline is still there: %v", err)
 	}
 }
+
+// What has ended is in the store: kept in memory too, runs of a few seconds were most of what the garbage collector had to look at.
+func TestRunsThatHaveEndedAreNotRemembered(t *testing.T) {
+	b := setup(t)
+	def := sequence("forgotten", "work", "")
+	b.call(t, event.KindWorkflowApply, def.ID, def)
+	w := b.serveGated(t, "w", "work")
+	run := b.begin(t, def.ID)
+	<-w.begun
+	if !b.engine.Remembers(run) {
+		t.Error("a run that goes on is not remembered")
+	}
+	w.end <- "t1"
+	b.ended(t, run)
+	bustest.Eventually(t, "it is forgotten", func() bool { return !b.engine.Remembers(run) })
+}
