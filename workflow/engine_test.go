@@ -426,6 +426,7 @@ func TestRunsThatHaveEndedAreNotRemembered(t *testing.T) {
 		t.Error("a run that goes on is not remembered")
 	}
 	w.end <- "t1"
+	w.end <- <-w.begun
 	b.ended(t, run)
 	bustest.Eventually(t, "it is forgotten", func() bool { return !b.engine.Remembers(run) })
 }
