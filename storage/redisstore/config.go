@@ -100,6 +100,7 @@ func (c *config) options() *redis.Options {
 		Addr:      c.addr,
 		DB:        c.db,
 		TLSConfig: c.tls,
+		Protocol:  2, // with 3, the client looks for pushed messages before each answer, and nothing here asks for any
 
 		ContextTimeoutEnabled: true, // off by default: deadlines would not reach the socket
 		DialTimeout:           min(time.Second, c.timeout),
