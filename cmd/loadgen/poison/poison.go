@@ -165,7 +165,9 @@ func (l *load) send(ctx context.Context) error {
 		l.publish(event.AgentSubject(event.VerbRegister, id), event.MustMarshal(&body), l.acked(n))
 	}
 	conflicting := uuid.NewString() // a run that is there before it is started with another body
-	l.start(conflicting)
+	if err := l.begin(ctx, conflicting); err != nil {
+		return fmt.Errorf("start a run: %w", err)
+	}
 	l.wait.Wait()
 
 	good, poison := max(l.cfg.Good-l.talkers-1, 0), l.cfg.Poison
@@ -211,9 +213,33 @@ func (l *load) good(n int) {
 }
 
 func (l *load) start(run string) {
-	n := l.journal.Send(loadgen.KindStart, run)
-	body := event.RunStart{WorkflowID: workflowID, Input: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
-	l.publish(event.CommandSubject(event.KindRunStart, run), event.MustMarshal(&body), l.acked(n))
+	n, subject, body := l.startOf(run)
+	l.publish(subject, body, l.acked(n))
+}
+
+// begin starts a run and returns when it is there: what stands behind the start in the stream may come to another replica, which decides it first.
+func (l *load) begin(ctx context.Context, run string) error {
+	ctx, cancel := context.WithTimeout(ctx, beginWait)
+	defer cancel()
+	n, subject, body := l.startOf(run)
+	o, ack, err := l.conn.Call(ctx, &nats.Msg{Subject: subject, Data: body})
+	if err == nil && o.Error != nil {
+		err = o.Error
+	}
+	if err != nil {
+		return err
+	}
+	l.acked(n)(loadgen.Position{Stream: ack.Stream, Seq: ack.Seq})
+	return nil
+}
+
+// beginWait bounds how long a run is waited for.
+const beginWait = 30 * time.Second
+
+func (l *load) startOf(run string) (n uint64, subject string, body []byte) {
+	n = l.journal.Send(loadgen.KindStart, run)
+	start := event.RunStart{WorkflowID: workflowID, Input: event.Raw(fmt.Sprintf(`{"n":%d}`, n))}
+	return n, event.CommandSubject(event.KindRunStart, run), event.MustMarshal(&start)
 }
 
 // acked notes that a good message is stored.
