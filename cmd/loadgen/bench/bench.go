@@ -77,6 +77,7 @@ func Run(ctx context.Context, cfg Config, progress io.Writer) ([]Figure, error) 
 		}
 	}
 	server.TuneMemory() // as the servers do
+	env.ShareCores()
 	var figures []Figure
 	for _, b := range benchmarks {
 		if len(cfg.Only) > 0 && !slices.Contains(cfg.Only, b.name) {

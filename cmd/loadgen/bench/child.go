@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/opspawn/opscore/bus"
+	"github.com/opspawn/opscore/cmd/loadgen/env"
 	"github.com/opspawn/opscore/cmd/opscore/server"
 )
 
@@ -33,6 +34,7 @@ func Child() bool {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	server.TuneMemory()
+	env.ShareCores()
 	var err error
 	switch args[0] {
 	case "bare":

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"runtime/pprof"
 	"syscall"
 	"time"
@@ -71,6 +72,14 @@ func Child() bool {
 	return true
 }
 
+// ShareCores leaves this process half of the cores, unless GOMAXPROCS says otherwise: NATS, Redis, the replicas and the load stand on one machine here, and a
+// process that is given each of few cores spends more on waking threads than they win (docs/performance.md).
+func ShareCores() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(runtime.NumCPU()/2, 1))
+	}
+}
+
 func (c childSpec) run() error {
 	if c.Run == "guard" {
 		signal.Ignore(os.Interrupt, syscall.SIGTERM) // it ends when its parent has
@@ -79,6 +88,7 @@ func (c childSpec) run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	server.TuneMemory()
+	ShareCores()
 	defer profile(c.Run)()
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	switch c.Run {
