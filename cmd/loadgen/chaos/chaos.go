@@ -94,7 +94,9 @@ func (c *chaos) run(ctx context.Context) (*loadgen.Result, error) {
 	}
 	defer load.close()
 
+	c.mu.Lock() // sample reads it
 	c.began = time.Now()
+	c.mu.Unlock()
 	striking, calm := context.WithTimeout(ctx, c.cfg.Time)
 	defer calm()
 	var busy sync.WaitGroup
