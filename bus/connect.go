@@ -46,7 +46,8 @@ type Conn struct {
 	nc   *nats.Conn
 	js   jetstream.JetStream
 	mux  *mux
-	soon *aside
+	soon *aside // what is published on core NATS
+	late *aside // what a stream has to acknowledge: while it does not, adding to it may block
 	log  *slog.Logger
 	name string
 
@@ -68,6 +69,7 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	c := &Conn{
 		mux:      newMux(),
 		soon:     newAside(),
+		late:     newAside(),
 		log:      cfg.Log,
 		name:     Redact(cfg.URL),
 		inFlight: make(chan struct{}, maxInFlight),
@@ -218,8 +220,8 @@ func (c *Conn) awaitJetStream(ctx context.Context) error {
 	}
 }
 
-// Soon calls send, which publishes something that nobody waits for: at once when there is little of it, and otherwise together with what else there is within
-// 4 ms, in the order of the calls. It may call it before it returns. What was not sent when the process dies is lost, as any publish is that was not answered.
+// Soon calls send, which publishes something on core NATS that nobody waits for: at once when there is little of it, and otherwise together with what else there
+// is within 4 ms, in the order of the calls. It may call it before it returns. Send must not block, nor call Soon.
 func (c *Conn) Soon(send func()) { c.soon.add(send) }
 
 // NC returns the connection of the client library, for subscriptions and services on core NATS.
@@ -237,6 +239,7 @@ func (c *Conn) Close() {
 	c.closeOnce.Do(func() {
 		close(c.closing)
 		c.soon.flush()
+		c.late.flush()
 		if c.nc.IsConnected() {
 			c.mux.awaitPublishes(closeWait)
 		}

@@ -166,6 +166,7 @@ func (c *Conn) storedMessage(ctx context.Context, stream string, q messageQuery)
 // one, and what was delivered before counts as not delivered. Messages that a [Consumer] holds at that moment are handled a second
 // time; pause it first to avoid that.
 func (c *Conn) ResetConsumer(ctx context.Context, stream, durable string, seq uint64) error {
+	c.soon.flush() // an acknowledgement behind the reset would be taken for one of the next delivery
 	// Sequence 0 would mean "to the ack floor".
 	if _, err := c.js.ResetConsumerToSequence(ctx, stream, durable, max(seq, 1)); err != nil {
 		return fmt.Errorf("bus: reset consumer %s of stream %s to %d: %w", durable, stream, seq, err)

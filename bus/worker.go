@@ -172,10 +172,14 @@ func (w *worker) settle(ctx context.Context, piece []*Msg) (left []*Msg, err err
 		settled = append(settled, m)
 	}
 	w.c.cfg.Crash("before-ack")
+	acks := make([]nats.Msg, len(settled)) // without the bodies of what they acknowledge
+	for i, m := range settled {
+		acks[i] = nats.Msg{Subject: m.reply, Data: m.acknowledgement()}
+	}
 	w.c.conn.soon.add(func() {
-		for _, m := range settled {
+		for i := range acks {
 			// An acknowledgement that cannot be sent, or is lost, means another delivery, which changes nothing.
-			_ = w.c.conn.nc.Publish(m.reply, m.acknowledgement())
+			_ = w.c.conn.nc.PublishMsg(&acks[i])
 		}
 	})
 	w.close(settled)

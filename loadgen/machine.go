@@ -9,7 +9,7 @@ import (
 
 // ThisMachine returns what is known of the machine that this process runs on; Linux tells more than others.
 func ThisMachine() Machine {
-	m := Machine{OS: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.GOMAXPROCS(0)}
+	m := Machine{OS: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU()}
 	m.CPU = procField("/proc/cpuinfo", "model name")
 	if kb, _, ok := strings.Cut(procField("/proc/meminfo", "MemTotal"), " "); ok {
 		n, _ := strconv.ParseFloat(kb, 64) // 0 is unknown

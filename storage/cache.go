@@ -69,14 +69,17 @@ func (c *Cache[T]) Forget(keys ...Key) {
 	}
 }
 
-// ForgetAt drops a document unless it is remembered at another revision than this one.
+// ForgetAt drops a document if it is remembered at this revision.
 func (c *Cache[T]) ForgetAt(k Key, rev Rev) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, generation := range []map[Key]Cached[T]{c.young, c.old} {
-		if v, ok := generation[k]; ok && v.Rev == rev {
-			delete(generation, k)
-		}
+	v, ok := c.young[k]
+	if !ok {
+		v = c.old[k]
+	}
+	if v.Rev == rev {
+		delete(c.young, k)
+		delete(c.old, k) // what stands behind it is older
 	}
 }
 

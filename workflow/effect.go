@@ -296,18 +296,13 @@ func (e *Engine) publishFact(ctx context.Context, r *Run, cause string) {
 		shown.Tasks, shown.Input, shown.Output, shown.Truncated = nil, nil, nil, true
 		msg.Data = fact.Encode()
 	}
-	e.cfg.Bus.Soon(func() {
-		err := e.cfg.Bus.PublishAsync(msg, func(_ bus.Ack, err error) {
-			if !final {
-				return
-			}
-			if err == nil {
-				e.facts.sent(done)
-			}
-			e.facts.end(done.Member)
-		})
-		if err != nil && final {
-			e.facts.end(done.Member)
+	e.cfg.Bus.PublishSoon(msg, func(_ bus.Ack, err error) {
+		if !final {
+			return
 		}
+		if err == nil {
+			e.facts.sent(done)
+		}
+		e.facts.end(done.Member)
 	})
 }

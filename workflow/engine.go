@@ -122,6 +122,7 @@ func NewEngine(cfg Config) *Engine {
 	e.session.key = sessionKey(e.name)
 	e.plans, e.pages = newMemo[*plan](), newMemo[[]event.Raw]()
 	e.inbox.init()
+	e.hints.init()
 	e.facts.init()
 	e.jobs.init()
 	return e

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -177,36 +178,43 @@ func publishWake(nc *nats.Conn, w event.Wake) {
 	_ = nc.Publish(event.SubjectWake, event.MustMarshal(w)) // nobody to tell when the connection is down
 }
 
-// hints gathers what other replicas shall be told together.
+// hints gathers what other replicas shall be told together, each once.
 type hints struct {
-	mu      sync.Mutex
-	wake    event.Wake
-	waiting bool // to be said
+	mu              sync.Mutex
+	agents, classes map[string]bool
 }
 
 // maxTold bounds what is gathered, and the size of a message. What is beyond is left to the slow scans.
 const maxTold = 1000
 
+func (h *hints) init() { h.agents, h.classes = make(map[string]bool), make(map[string]bool) }
+
 // gather keeps what a turn has to tell, and reports whether it is the first to wait.
-func (h *hints) gather(w event.Wake) bool {
+func (h *hints) gather(w event.Wake) (first bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.wake.Agents = append(h.wake.Agents, w.Agents[:min(len(w.Agents), maxTold-len(h.wake.Agents))]...)
-	h.wake.Classes = append(h.wake.Classes, w.Classes[:min(len(w.Classes), maxTold-len(h.wake.Classes))]...)
-	first := !h.waiting
-	h.waiting = true
+	first = len(h.agents)+len(h.classes) == 0
+	for _, a := range w.Agents {
+		if len(h.agents) < maxTold {
+			h.agents[a] = true
+		}
+	}
+	for _, c := range w.Classes {
+		if len(h.classes) < maxTold {
+			h.classes[c] = true
+		}
+	}
 	return first
 }
 
-// take returns what was gathered, each once.
+// take returns what was gathered.
 func (h *hints) take(from string) event.Wake {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w := h.wake
-	h.wake, h.waiting = event.Wake{}, false
-	slices.Sort(w.Agents)
-	slices.Sort(w.Classes)
-	return event.Wake{From: from, Agents: slices.Compact(w.Agents), Classes: slices.Compact(w.Classes)}
+	w := event.Wake{From: from, Agents: slices.Collect(maps.Keys(h.agents)), Classes: slices.Collect(maps.Keys(h.classes))}
+	clear(h.agents)
+	clear(h.classes)
+	return w
 }
 
 func (e *Engine) subscribeHints() (*nats.Subscription, error) {

@@ -26,8 +26,8 @@ func FuzzStored(f *testing.F) {
 			Stream string
 			Seq    uint64
 		}
-		if err := json.Unmarshal(data, &want); err == nil && (want.Stream != stream || want.Seq != seq) && json.Valid(data) {
-			t.Errorf("%q: %q, %d, and as JSON %+v", data, stream, seq, want)
+		if err := json.Unmarshal(data, &want); err != nil || want.Stream != stream || want.Seq != seq {
+			t.Errorf("%q: %q, %d, and as JSON %+v, %v", data, stream, seq, want, err)
 		}
 		if seq == 0 || stream == "" {
 			t.Errorf("%q was taken for an acknowledgement", data)

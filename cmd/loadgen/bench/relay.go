@@ -32,6 +32,7 @@ func serveRelay(ctx context.Context, natsURL, storeURL string) error {
 	if err != nil {
 		return err
 	}
+	options.Protocol = 2 // as Ops-Core does
 	store := redis.NewClient(options)
 	defer func() { _ = store.Close() }() // each answer was awaited
 	nc, err := nats.Connect(natsURL)

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/pprof"
+	"sync"
 	"syscall"
 	"time"
 
@@ -72,11 +73,13 @@ func Child() bool {
 	return true
 }
 
+var sharing sync.Once
+
 // ShareCores leaves this process half of the cores, unless GOMAXPROCS says otherwise: NATS, Redis, the replicas and the load stand on one machine here, and a
 // process that is given each of few cores spends more on waking threads than they win (docs/performance.md).
 func ShareCores() {
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(runtime.NumCPU()/2, 1))
+		sharing.Do(func() { runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0)/2, 1)) })
 	}
 }
 
