@@ -105,7 +105,8 @@ func (c *Conn) PublishAsync(msg *nats.Msg, done func(Ack, error)) error {
 }
 
 // PublishSoon is PublishAsync for what nobody waits for: it is published at once when there is little of it, and otherwise together with what else there is
-// within 4 ms, in the order of the calls. What PublishAsync itself would return comes to done too.
+// within 4 ms, in the order of the calls. What PublishAsync itself would return comes to done too, which may then be
+// called before PublishSoon returns.
 func (c *Conn) PublishSoon(msg *nats.Msg, done func(Ack, error)) {
 	c.late.add(func() {
 		if err := c.PublishAsync(msg, done); err != nil {

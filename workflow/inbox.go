@@ -108,18 +108,19 @@ func (b *inbox) turnedAway(run, task string) bool {
 
 func (b *inbox) hint(agents, classes []string) {
 	b.mu.Lock()
-	for _, a := range agents {
-		if len(b.agents) < maxHints {
-			b.agents[a] = true
-		}
-	}
-	for _, c := range classes {
-		if len(b.classes) < maxHints {
-			b.classes[c] = true
-		}
-	}
+	addUpTo(maxHints, b.agents, agents)
+	addUpTo(maxHints, b.classes, classes)
 	b.mu.Unlock()
 	b.wakeSoon()
+}
+
+// addUpTo puts names into a set that holds at most so many.
+func addUpTo(limit int, set map[string]bool, names []string) {
+	for _, name := range names {
+		if len(set) < limit {
+			set[name] = true
+		}
+	}
 }
 
 // wakeSoon makes the engine take another turn.
@@ -154,12 +155,7 @@ func (b *inbox) take() (inputs []*input, agents, classes []string) {
 	if len(b.inputs) > 0 {
 		b.wakeSoon()
 	}
-	for a := range b.agents {
-		agents = append(agents, a)
-	}
-	for c := range b.classes {
-		classes = append(classes, c)
-	}
+	agents, classes = slices.Collect(maps.Keys(b.agents)), slices.Collect(maps.Keys(b.classes))
 	clear(b.agents)
 	clear(b.classes)
 	return inputs, agents, classes
@@ -194,16 +190,8 @@ func (h *hints) gather(w event.Wake) (first bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	first = len(h.agents)+len(h.classes) == 0
-	for _, a := range w.Agents {
-		if len(h.agents) < maxTold {
-			h.agents[a] = true
-		}
-	}
-	for _, c := range w.Classes {
-		if len(h.classes) < maxTold {
-			h.classes[c] = true
-		}
-	}
+	addUpTo(maxTold, h.agents, w.Agents)
+	addUpTo(maxTold, h.classes, w.Classes)
 	return first
 }
 

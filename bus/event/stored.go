@@ -21,7 +21,7 @@ func Stored(data []byte) (stream string, seq uint64, ok bool) {
 		return "", 0, false
 	}
 	digits, ok := bytes.CutSuffix(rest, []byte("}"))
-	if !ok || len(digits) == 0 || digits[0] == '0' || digits[0] == '+' {
+	if !ok || bytes.HasPrefix(digits, []byte("0")) { // JSON knows no leading zeros, and no stream the sequence 0
 		return "", 0, false
 	}
 	seq, err := strconv.ParseUint(string(digits), 10, 64)
