@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -103,24 +104,32 @@ func (b *bundle) pushed(id string, task *event.Task) string {
 
 func (b *bundle) asked(subject string, body []byte) string {
 	b.t.Helper()
+	return b.request(subject, body)()
+}
+
+// request has sent the request when it returns, and answer waits for what is answered.
+func (b *bundle) request(subject string, body []byte) (answer func() string) {
+	b.t.Helper()
 	inbox := nats.NewInbox()
 	sub, err := b.conn.NC().SubscribeSync(inbox)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer func() { _ = sub.Unsubscribe() }()
 	msg := &nats.Msg{Subject: subject, Reply: inbox, Data: body, Header: nats.Header{"traceparent": {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}}
 	if err := b.conn.NC().PublishMsg(msg); err != nil {
 		b.t.Fatal(err)
 	}
-	m, err := sub.NextMsgWithContext(soon(b.t))
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return "503"
-	case err != nil:
-		return "none"
+	return func() string {
+		defer func() { _ = sub.Unsubscribe() }()
+		m, err := sub.NextMsgWithContext(soon(b.t))
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			return "503"
+		case err != nil:
+			return "none"
+		}
+		return string(m.Data)
 	}
-	return string(m.Data)
 }
 
 const acceptedAnswer = `{"status":"accepted"}`
@@ -335,24 +344,32 @@ func TestARepeatedRequestJoinsTheOneInFlight(t *testing.T) {
 	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request) { <-release; says(200, "")(w, r) })
 	t.Cleanup(let)
 	b.known("h", event.DeliveryHTTP, e.URL, "")
-	answers := make(chan string, 3)
-	for range cap(answers) {
-		go func() { answers <- b.pushed("h", theTask("r")) }()
+	var answers [3]func() string
+	for i := range answers {
+		answers[i] = b.request(event.PushSubject(event.MustToken("h")), event.MustMarshal(theTask("r")))
 	}
 	bustest.Eventually(t, "the first request", func() bool { return len(e.requests()) == 1 })
-	// The others are in hand too when this one, which comes later on the same subscription, was answered.
-	if got := b.pushed("unknown", theTask("r")); got != "503" {
-		t.Fatal(got)
-	}
+	bustest.Eventually(t, "the others to wait for it", func() bool { return waitingForAFlight() == len(answers)-1 })
 	let()
-	for range cap(answers) {
-		if got := <-answers; got != acceptedAnswer {
+	for _, answer := range answers {
+		if got := answer(); got != acceptedAnswer {
 			t.Errorf("answered %s", got)
 		}
 	}
 	if n := len(e.requests()); n != 1 {
 		t.Errorf("the endpoint got %d requests, want 1", n)
 	}
+}
+
+// waitingForAFlight counts the goroutines that have joined a request in flight: nothing else shows that they are that far.
+func waitingForAFlight() (n int) {
+	all := make([]byte, 4<<20)
+	for stack := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(stack, "singleflight.(*Group).Do(") && strings.Contains(stack, "sync.(*WaitGroup).Wait(") {
+			n++
+		}
+	}
+	return n
 }
 
 func TestAnEndpointGetsFourRequestsAtOnce(t *testing.T) {

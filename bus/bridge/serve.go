@@ -21,17 +21,17 @@ const (
 	bigBody      = 64 << 10
 	maxBigBodies = 128 // bodies over bigBody, or of unknown length, in memory at once
 
-	partTime  = time.Second      // to tell clients on idle connections that they shall close them
 	drainTime = 10 * time.Second // for requests that are being served
 	abortTime = 5 * time.Second  // for handlers whose connections were closed
 )
 
-// timeouts is how long a connection may take for what.
-type timeouts struct{ header, body, idle time.Duration }
+// timeouts is how long a connection may take for what; part is the time for clients on idle connections to be told, by an answer,
+// that they shall close them.
+type timeouts struct{ header, body, idle, part time.Duration }
 
 // defaultTimeouts: old clients pause up to a minute between two requests on one connection, and count a connection that is closed at
 // the wrong moment as a failure.
-var defaultTimeouts = timeouts{header: 10 * time.Second, body: 30 * time.Second, idle: 180 * time.Second}
+var defaultTimeouts = timeouts{header: 10 * time.Second, body: 30 * time.Second, idle: 180 * time.Second, part: time.Second}
 
 var errDraining = errors.New("shutting down")
 
@@ -87,7 +87,7 @@ func (b *Bridge) server(open *atomic.Int64) *http.Server {
 // what is being served ends; then it is cut off.
 func (b *Bridge) drain(srv *http.Server, open *atomic.Int64) {
 	b.drainOnce.Do(func() { close(b.draining) })
-	awaitZero(open, partTime)
+	awaitZero(open, b.timeouts.part)
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
