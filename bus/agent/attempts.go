@@ -30,8 +30,8 @@ const (
 type attempt struct {
 	ref     event.AttemptRef
 	phase   phase
-	cancel  context.CancelCauseFunc
-	result  *message // what was reported, while it is remembered
+	cancel  context.CancelCauseFunc // nil when it has ended: it would keep alive what belongs to the handler
+	result  *message                // what was reported, while it is remembered
 	endedAt time.Time
 }
 
@@ -111,7 +111,7 @@ func (t *attempts) end(a *attempt, now time.Time) (wanted bool) {
 	if a.phase == running {
 		a.phase = finished
 	}
-	a.endedAt = now
+	a.endedAt, a.cancel = now, nil
 	t.ended = append(t.ended, a)
 	for len(t.ended) > maxEnded || now.Sub(t.ended[0].endedAt) > keepEnded {
 		t.forget()

@@ -35,7 +35,7 @@ type message struct {
 	header  nats.Header
 	body    []byte
 	ref     *event.AttemptRef // of a result, for UnreportedError
-	settled func(error)       // called when a stream has it or when it can never be sent
+	settled func(error)       // called once, when a stream has it or when it can never be sent
 
 	key string // in the outbox, while it is there
 }
@@ -208,10 +208,16 @@ func (o *outbox) fail(key string, err error) {
 	poke(o.wake)
 }
 
-// settle ends a message.
+// settle ends a message. What it called settled with is forgotten: a result is kept for long, and that would keep the task with it.
 func (o *outbox) settle(key string, err error) {
-	if p := o.remove(key); p != nil && p.settled != nil {
-		p.settled(err)
+	o.mu.Lock()
+	var settled func(error)
+	if p := o.take(key); p != nil {
+		settled, p.settled = p.settled, nil
+	}
+	o.mu.Unlock()
+	if settled != nil {
+		settled(err)
 	}
 }
 
@@ -219,6 +225,11 @@ func (o *outbox) settle(key string, err error) {
 func (o *outbox) remove(key string) *parcel {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.take(key)
+}
+
+// take is remove for a caller who holds the lock.
+func (o *outbox) take(key string) *parcel {
 	p := o.pending[key]
 	if p == nil {
 		return nil

@@ -62,7 +62,7 @@ func (s *session) takeTask(work context.Context, m *nats.Msg) {
 	switch verdict {
 	case start:
 		s.answer(m, event.TaskAnswer{Status: event.AnswerAccepted})
-		go s.work(ctx, t, a)
+		go s.work(ctx, cancel, t, a)
 	case repeated:
 		s.answer(m, event.TaskAnswer{Status: event.AnswerAccepted})
 		if result := s.attempts.resultOf(a); result != nil {
@@ -108,10 +108,10 @@ func (s *session) answer(m *nats.Msg, body any) {
 }
 
 // work runs a handler and reports how it ended, also when it panics or ends its goroutine.
-func (s *session) work(ctx context.Context, t *Task, a *attempt) {
+func (s *session) work(ctx context.Context, cancel context.CancelCauseFunc, t *Task, a *attempt) {
 	defer s.attempts.done()
-	defer a.cancel(nil)
-	lease := newLease(t.Deadline, a.cancel)
+	defer cancel(nil)
+	lease := newLease(t.Deadline, cancel)
 	defer lease.stop()
 	if lease == nil && !t.Deadline.IsZero() {
 		s.cfg.Log.Warn("the deadline has passed by this clock; is it right?", refAttrs(a.ref), "deadline", t.Deadline)
