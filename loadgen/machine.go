@@ -1,14 +1,24 @@
 package loadgen
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
 )
 
-// ThisMachine returns what is known of the machine that this process runs on; Linux tells more than others.
-func ThisMachine() Machine {
+// WatchMachine begins to watch the machine that this process runs on, and look returns what is known of it by then. Linux tells more than others.
+func WatchMachine() (look func() Machine) {
+	began := readCPU()
+	return func() Machine {
+		m := thisMachine()
+		m.StealPercent = readCPU().stealSince(began)
+		return m
+	}
+}
+
+func thisMachine() Machine {
 	m := Machine{OS: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU()}
 	m.CPU = procField("/proc/cpuinfo", "model name")
 	if kb, _, ok := strings.Cut(procField("/proc/meminfo", "MemTotal"), " "); ok {
@@ -19,6 +29,59 @@ func ThisMachine() Machine {
 		m.Kernel = strings.TrimSpace(string(text))
 	}
 	return m
+}
+
+// stealLimit is how much of the CPU time may go to others before it is worth a word: an idle core that must be given back to wake up costs some too.
+const stealLimit = 5 // percent
+
+// StealWarning says that the host of a machine gave much of its CPU time to others during a run, and nothing if it did not.
+func (m *Machine) StealWarning() string {
+	if m.StealPercent < stealLimit {
+		return ""
+	}
+	return fmt.Sprintf("the host gave %.0f %% of the CPU time that this machine wanted to others, so the times measured here are partly its own", m.StealPercent)
+}
+
+// cpuTime is what a machine has used since it started, in units that do not matter.
+type cpuTime struct{ wanted, stolen float64 }
+
+func readCPU() cpuTime {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return cpuTime{}
+	}
+	return parseCPU(string(text))
+}
+
+// parseCPU reads the first line of /proc/stat, as proc_stat(5) describes it: user, nice, system, idle, iowait, irq, softirq and steal. It is
+// zero for what is not of that form.
+func parseCPU(stat string) (t cpuTime) {
+	line, _, _ := strings.Cut(stat, "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return cpuTime{}
+	}
+	for i, field := range fields[1:9] {
+		n, err := strconv.ParseFloat(field, 64)
+		switch {
+		case err != nil:
+			return cpuTime{}
+		case i == 3 || i == 4: // nobody wanted to run
+			continue
+		case i == 7:
+			t.stolen = n
+		}
+		t.wanted += n
+	}
+	return t
+}
+
+// stealSince returns how much of what was wanted since an earlier moment went to others, in percent.
+func (t cpuTime) stealSince(before cpuTime) float64 {
+	if t.wanted <= before.wanted || t.stolen < before.stolen {
+		return 0
+	}
+	return 100 * (t.stolen - before.stolen) / (t.wanted - before.wanted)
 }
 
 // procField returns the first value of a name in a file of lines as "name : value"; nothing if there is none.

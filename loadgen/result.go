@@ -41,6 +41,8 @@ type Machine struct {
 	CPU    string  `json:"cpu,omitzero"` // model name
 	RAMGiB float64 `json:"ramGiB"`
 	Kernel string  `json:"kernel,omitzero"`
+
+	StealPercent float64 `json:"stealPercent,omitzero"` // of the CPU time that was wanted during the run: given to others by the host of a virtual machine
 }
 
 // Operation is what was measured of one kind of request. Times count from the intended time of sending, so that a server that stands

@@ -75,6 +75,7 @@ type load struct {
 	name      string // prefix of request ids
 
 	begun     time.Time
+	machine   func() Machine // as it was since begun
 	storms    []time.Time
 	users     atomic.Int64
 	started   int // users; none ends before the run does
@@ -174,7 +175,7 @@ func (l *load) connect() (err error) {
 
 // run starts the users along the ramp and returns when all have ended.
 func (l *load) run(ctx context.Context) {
-	l.begun = time.Now()
+	l.begun, l.machine = time.Now(), WatchMachine()
 	end := l.begun.Add(l.scenario.Duration())
 	if r := l.scenario.Reconnect; r != nil {
 		for i := range r.Times {
@@ -276,7 +277,7 @@ func (l *load) result() *Result {
 	}
 	r := &Result{
 		Scenario: l.scenario.Name, Seed: l.cfg.Seed, StartedAt: l.begun.UTC(), Seconds: took.Seconds(), Transport: l.cfg.Transport,
-		PeakUsers: l.started, Machine: ThisMachine(), Versions: map[string]string{}, Processes: map[string]Process{},
+		PeakUsers: l.started, Machine: l.machine(), Versions: map[string]string{}, Processes: map[string]Process{},
 		Spans: l.stats.spanQuantiles(), Unsent: l.unsent, Series: l.series, StopCause: l.stopCause,
 	}
 	l.stats.sum(r, took)

@@ -31,10 +31,10 @@ baseline that was measured with the same servers a moment before: compare ratios
 			if cfg.Ended < 10_000 {
 				return usagef("--ended: %d runs are removed before anything is measured; take 10000 or more", cfg.Ended)
 			}
-			started := time.Now()
+			started, machine := time.Now(), loadgen.WatchMachine()
 			figures, err := bench.Run(cmd.Context(), cfg, a.stderr)
 			if output == "json" {
-				r := bench.Report{StartedAt: started.UTC(), Machine: loadgen.ThisMachine(), Commit: commit(), Figures: figures}
+				r := bench.Report{StartedAt: started.UTC(), Machine: machine(), Commit: commit(), Figures: figures}
 				_, printed := fmt.Fprintf(a.stdout, "%s\n", event.MustMarshal(&r))
 				return errors.Join(err, printed)
 			}

@@ -83,14 +83,19 @@ func Run(ctx context.Context, cfg Config, progress io.Writer) ([]Figure, error) 
 		if len(cfg.Only) > 0 && !slices.Contains(cfg.Only, b.name) {
 			continue
 		}
-		begin := time.Now()
+		begin, machine := time.Now(), loadgen.WatchMachine()
 		l := &lab{ended: cfg.Ended}
 		got, err := b.run(ctx, l)
 		l.close()
 		if err != nil {
 			return figures, fmt.Errorf("%s: %w", b.name, err)
 		}
-		_, _ = fmt.Fprintf(progress, "%s: %.1f s\n", b.name, time.Since(begin).Seconds())
+		line := fmt.Sprintf("%s: %.1f s", b.name, time.Since(begin).Seconds())
+		m := machine()
+		if w := m.StealWarning(); w != "" {
+			line += "; " + w
+		}
+		_, _ = fmt.Fprintln(progress, line)
 		figures = append(figures, got...)
 	}
 	return figures, nil

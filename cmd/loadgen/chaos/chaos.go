@@ -73,6 +73,7 @@ type chaos struct {
 	journal *loadgen.Journal
 	meter   *loadgen.Meter
 	began   time.Time
+	machine func() loadgen.Machine // as it was since began
 
 	mu     sync.Mutex
 	faults []loadgen.Fault
@@ -95,7 +96,7 @@ func (c *chaos) run(ctx context.Context) (*loadgen.Result, error) {
 	defer load.close()
 
 	c.mu.Lock() // sample reads it
-	c.began = time.Now()
+	c.began, c.machine = time.Now(), loadgen.WatchMachine()
 	c.mu.Unlock()
 	striking, calm := context.WithTimeout(ctx, c.cfg.Time)
 	defer calm()
@@ -174,7 +175,7 @@ func (c *chaos) result(o outcome) *loadgen.Result {
 	defer c.mu.Unlock()
 	r := &loadgen.Result{
 		Scenario: "chaos", Seed: c.cfg.Seed, StartedAt: c.began, Seconds: c.cfg.Time.Seconds(), Transport: "nats",
-		Machine: loadgen.ThisMachine(), Versions: map[string]string{"go": runtime.Version()},
+		Machine: c.machine(), Versions: map[string]string{"go": runtime.Version()},
 		Ledger: o.ledger, Processes: c.env.Processes(), Series: c.series, Faults: c.faults,
 	}
 	c.meter.Sum(r, c.cfg.Time)
@@ -182,6 +183,9 @@ func (c *chaos) result(o outcome) *loadgen.Result {
 	if stall, ok := c.journal.Stalls(c.faults, c.began, c.cfg.Time); ok {
 		r.Spans = map[string]loadgen.Quantiles{loadgen.StallSpan: stall}
 		c.judgeStall(stall, &r.Verdict)
+	}
+	if w := r.Machine.StealWarning(); w != "" {
+		r.Verdict.Lines = append(r.Verdict.Lines, w)
 	}
 	return r
 }
