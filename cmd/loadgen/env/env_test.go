@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,7 +50,7 @@ func awaitReady(t *testing.T, e *Env) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if err := e.AwaitReady(ctx); err != nil {
-		t.Fatalf("%v; the end of its log:\n%s", err, lastLines(e.LogFile(Replica(1)), 20))
+		t.Fatalf("%v; the end of its log:\n%s", err, lastLines(e.LogFile(Replica(1)), 0, 20))
 	}
 }
 
@@ -133,6 +135,37 @@ func TestKilledServersComeBack(t *testing.T) {
 		if name != Self && p.Restarts != 1 {
 			t.Errorf("%s was started again %d times, want once", name, p.Restarts)
 		}
+	}
+}
+
+// What a start that fails says is about this start: the log may hold many earlier ones.
+func TestAStartThatFailsSaysWhy(t *testing.T) {
+	p := &process{
+		name: "it", addr: "127.0.0.1:1", logFile: filepath.Join(t.TempDir(), "it.log"),
+		ready: func(context.Context, string) error { return errors.New("not ready") },
+	}
+	if err := os.WriteFile(p.logFile, []byte("of yesterday\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.command = func(*process) (*exec.Cmd, error) {
+		return exec.Command("sh", "-c", "echo the port is taken; exit 1"), nil
+	}
+	if err := p.start(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "the end of its log:\nthe port is taken") {
+		t.Errorf("it ended: %v", err)
+	}
+	p.command = func(*process) (*exec.Cmd, error) { return exec.Command("sleep", "60"), nil }
+	failed := make(chan error, 1)
+	go func() { failed <- p.start(t.Context()) }()
+	for p.current() == nil {
+		select {
+		case err := <-failed:
+			t.Fatal(err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	p.kill()
+	if err := <-failed; err == nil || err.Error() != "start it: it was killed before it was ready" {
+		t.Errorf("it was killed: %v", err)
 	}
 }
 

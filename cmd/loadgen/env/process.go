@@ -40,9 +40,11 @@ type process struct {
 
 // incarnation is one run of a process.
 type incarnation struct {
-	id    identity
-	ended chan struct{} // closed when it is gone and last holds what it used
-	last  usage         // as seen last
+	id     identity
+	log    int64         // size of its log when it began
+	ended  chan struct{} // closed when it is gone, and the others below are what it left
+	last   usage         // as seen last
+	killed bool          // by SIGKILL
 }
 
 // current returns the running incarnation, or nil.
@@ -107,11 +109,14 @@ func (p *process) launch(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-run.ended:
-			return fmt.Errorf("start %s: it ended at once; the end of its log:\n%s", p.name, lastLines(p.logFile, 10))
+			if run.killed { // its log says nothing of that
+				return fmt.Errorf("start %s: it was killed before it was ready", p.name)
+			}
+			return fmt.Errorf("start %s: it ended at once; the end of its log:\n%s", p.name, lastLines(p.logFile, run.log, 10))
 		case <-ctx.Done():
 			p.signal(run, syscall.SIGKILL)
 			<-run.ended
-			return fmt.Errorf("start %s: it did not get ready (%w); the end of its log:\n%s", p.name, err, lastLines(p.logFile, 10))
+			return fmt.Errorf("start %s: it did not get ready (%w); the end of its log:\n%s", p.name, err, lastLines(p.logFile, run.log, 10))
 		}
 	}
 }
@@ -127,6 +132,10 @@ func (p *process) spawn() (*incarnation, error) {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }() // the child has its own
+	info, err := log.Stat()
+	if err != nil {
+		return nil, err
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for this process, which ends its servers in order
 	if err := cmd.Start(); err != nil {
@@ -140,7 +149,7 @@ func (p *process) spawn() (*incarnation, error) {
 		_ = cmd.Process.Kill()
 		return nil, errors.Join(err, cmd.Wait())
 	}
-	run := &incarnation{id: id, ended: make(chan struct{})}
+	run := &incarnation{id: id, log: info.Size(), ended: make(chan struct{})}
 	p.mu.Lock()
 	p.run = run
 	p.starts++
@@ -156,6 +165,8 @@ func (p *process) reap(cmd *exec.Cmd, run *incarnation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if state := cmd.ProcessState; state != nil {
+		status, _ := state.Sys().(syscall.WaitStatus)
+		run.killed = status.Signaled() && status.Signal() == syscall.SIGKILL
 		run.last.cpu = (state.UserTime() + state.SystemTime()).Seconds()
 	}
 	p.spent.cpu += run.last.cpu

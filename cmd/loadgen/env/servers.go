@@ -139,16 +139,16 @@ func (e *Env) proveEmpty(ctx context.Context) error {
 	return nil
 }
 
-// lastLines returns the end of a log file.
-func lastLines(file string, n int) string {
+// lastLines returns the last n lines of what a log file holds behind a place.
+func lastLines(file string, from int64, n int) string {
 	f, err := os.Open(file)
 	if err != nil {
 		return err.Error()
 	}
 	defer func() { _ = f.Close() }()
 	const most = 16 << 10
-	if info, err := f.Stat(); err == nil && info.Size() > most {
-		_, _ = f.Seek(-most, io.SeekEnd)
+	if info, err := f.Stat(); err == nil {
+		_, _ = f.Seek(max(from, info.Size()-most), io.SeekStart)
 	}
 	text, err := io.ReadAll(f)
 	if err != nil {
