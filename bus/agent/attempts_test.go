@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+	"weak"
 
 	"github.com/opspawn/opscore/bus/event"
 )
@@ -130,6 +132,28 @@ func TestAttempts_MemoryIsBounded(t *testing.T) {
 	if len(a.latest) != 1 {
 		t.Errorf("%d tasks after %v", len(a.latest), keepEnded)
 	}
+}
+
+func TestAttempts_HoldNoContextOfWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	a := newAttempts(1)
+	last, held := a.tryWithContext(ref("r", 1))
+	if a.end(last, time.Now()); a.latest[taskKey{"r", "t"}] != last {
+		t.Fatal("it is forgotten")
+	}
+	for end := time.Now().Add(time.Minute); held.Value() != nil; runtime.GC() {
+		if time.Now().After(end) {
+			t.Fatal("the table still holds the context")
+		}
+	}
+	runtime.KeepAlive(a)
+}
+
+// tryWithContext is try with something that only the context of the attempt holds.
+func (t *attempts) tryWithContext(r event.AttemptRef) (*attempt, weak.Pointer[[64]byte]) {
+	only := new([64]byte)
+	_, a := t.begin(r, func(error) { only[0]++ }, false)
+	return a, weak.Make(only)
 }
 
 func TestTaskError(t *testing.T) {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+	"weak"
 
 	"github.com/nats-io/nats.go"
 
@@ -155,6 +157,55 @@ func TestTask_RepeatedRequestIsNotStartedTwice(t *testing.T) {
 	}
 	if len(g.started) != 0 {
 		t.Error("it was started twice")
+	}
+}
+
+// A result is remembered for long, what led to it is not.
+func TestTask_IsForgottenOnceItsResultIsStored(t *testing.T) {
+	t.Parallel()
+	c := newOpscore(t, shared)
+	tasks, inputs := make(chan weak.Pointer[agent.Task], 1), make(chan weak.Pointer[byte], 1)
+	c.ready(func(_ context.Context, t *agent.Task) (any, error) {
+		tasks <- weak.Make(t)
+		inputs <- weak.Make(&t.Input[0])
+		return len(t.Input), nil
+	})
+	tk := task("a", 1)
+	tk.Input = event.MustMarshal(strings.Repeat("x", 64<<10))
+	c.accepted(tk)
+	first := c.result()
+	kept, input := wait(t, tasks), wait(t, inputs)
+	for end := time.Now().Add(patience); kept.Value() != nil || input.Value() != nil; runtime.GC() {
+		if time.Now().After(end) {
+			t.Fatalf("the agent still holds the task: %t, its input: %t", kept.Value() != nil, input.Value() != nil)
+		}
+	}
+	c.accepted(tk)
+	if again := c.result(); string(again.Output) != string(first.Output) {
+		t.Errorf("got %s, then %s", first.Output, again.Output)
+	}
+}
+
+func TestTask_RepeatedResultIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	c := newOpscore(t, shared)
+	log := make(lineWriter, 100)
+	p := c.ready(echo, func(cfg *agent.Config) { cfg.Log = slog.New(slog.NewTextHandler(log, nil)) })
+	tk := task("a", 1)
+	c.accepted(tk)
+	c.result()
+	for !strings.Contains(wait(t, log), "task completed") { // so its result is acknowledged
+	}
+	for range 3 {
+		c.accepted(tk)
+		c.result()
+	}
+	p.stop()
+	must(t, p.end(t))
+	for len(log) > 0 {
+		if line := <-log; strings.Contains(line, "task completed") {
+			t.Errorf("again: %s", line)
+		}
 	}
 }
 
