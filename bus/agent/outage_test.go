@@ -276,6 +276,35 @@ func TestOutage_ServerComesBackWithALowerLimit(t *testing.T) {
 	}
 }
 
+func TestOutage_RepeatedResultIsOverALowerLimit(t *testing.T) {
+	t.Parallel()
+	o := serverOptions(t.TempDir())
+	s, err := startServer(o)
+	must(t, err)
+	c := newOpscore(t, s)
+	log := make(lineWriter, 100)
+	c.ready(returning(strings.Repeat("x", 500<<10)), func(cfg *agent.Config) { cfg.Log = slog.New(slog.NewTextHandler(log, nil)) })
+	tk := task("a", 1)
+	c.accepted(tk)
+	c.result()
+	for !strings.Contains(wait(t, log), "task completed") { // so its result is acknowledged
+	}
+	stopServer(s)
+	o.MaxPayload = 200 << 10
+	s, err = startServer(o)
+	must(t, err)
+	t.Cleanup(func() { stopServer(s) })
+	for !strings.Contains(wait(t, log), "registered again") {
+	}
+	c.until(func(context.Context, jetstream.JetStream) bool {
+		_, err := c.nc.Request(event.TaskSubject(c.token), event.MustMarshal(&tk), time.Second)
+		return err == nil
+	})
+	if r := c.result(); r.Status != event.StatusFailed || r.Error.Code != agent.CodeTooLarge || r.AttemptRef != tk.Ref() {
+		t.Errorf("got %+v", r)
+	}
+}
+
 func TestOutage_StateThatWasGivenUpDoesNotOvertakeTheNext(t *testing.T) {
 	t.Parallel()
 	s, _ := ownServer(t)

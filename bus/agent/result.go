@@ -35,7 +35,7 @@ func (s *session) conclude(ctx context.Context, t *Task, output any, err error) 
 }
 
 // report hands the result of an attempt to the outbox.
-func (s *session) report(a *attempt, t *Task, r *event.Result) {
+func (s *session) report(a *attempt, header nats.Header, r *event.Result) {
 	body, err := event.Marshal(r)
 	if err != nil { // a json.RawMessage of the handler with duplicate members or broken UTF-8
 		fail(r, taskError(context.Background(), Permanent(Fail(CodeBadOutput, "encode the output: "+err.Error()))))
@@ -47,22 +47,22 @@ func (s *session) report(a *attempt, t *Task, r *event.Result) {
 	}
 	m := &message{
 		subject: event.AgentSubject(event.VerbResult, s.token),
-		header:  t.traceHeader(),
+		header:  header,
 		body:    body,
 		ref:     &a.ref,
 	}
-	m.settled = func(err error) { s.reported(a, t, r, err) }
+	m.settled = func(err error) { s.reported(a, header, r, err) }
 	s.attempts.remember(a, m)
 	s.out.post(m)
 }
 
 // reported writes the one line about an attempt, when its result is stored or can never be.
-func (s *session) reported(a *attempt, t *Task, r *event.Result, err error) {
+func (s *session) reported(a *attempt, header nats.Header, r *event.Result, err error) {
 	log := s.cfg.Log
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload) && r.Output != nil:
 		fail(r, tooLarge(len(r.Output), s.maxBody())) // the server's limit shrank since the result was made
-		s.report(a, t, r)
+		s.report(a, header, r)
 	case err != nil:
 		log.Error("result cannot be stored", refAttrs(a.ref), keyErr, err)
 	case r.Error != nil:
@@ -70,6 +70,17 @@ func (s *session) reported(a *attempt, t *Task, r *event.Result, err error) {
 	default:
 		log.Info("task completed", refAttrs(a.ref))
 	}
+}
+
+// again reports a remembered result once more; one that the server does not take any more, since its limit has shrunk, as too large.
+func (s *session) again(a *attempt, m *message) {
+	if int64(len(m.body)) < s.nc.MaxPayload() {
+		s.out.repeat(m)
+		return
+	}
+	r := &event.Result{AttemptRef: a.ref, Instance: s.instance}
+	fail(r, tooLarge(len(m.body), s.maxBody()))
+	s.report(a, m.header, r)
 }
 
 // fail makes a failed result of r.

@@ -66,7 +66,7 @@ func (s *session) takeTask(work context.Context, m *nats.Msg) {
 	case repeated:
 		s.answer(m, event.TaskAnswer{Status: event.AnswerAccepted})
 		if result := s.attempts.resultOf(a); result != nil {
-			s.out.repeat(result)
+			s.again(a, result)
 		}
 	case outdated:
 		s.reject(m, "the attempt was cancelled or a newer one is known", 0)
@@ -143,5 +143,5 @@ func (s *session) finish(ctx context.Context, t *Task, a *attempt, output any, e
 		s.cfg.Log.Info("task cancelled, its result is dropped", refAttrs(a.ref), keyErr, context.Cause(ctx))
 		return
 	}
-	s.report(a, t, s.conclude(ctx, t, output, err))
+	s.report(a, t.traceHeader(), s.conclude(ctx, t, output, err))
 }
