@@ -31,18 +31,18 @@ func thisMachine() Machine {
 	return m
 }
 
-// stealLimit is how much of the CPU time may go to others before it is worth a word: an idle core that must be given back to wake up costs some too.
+// stealLimit is how much the host may take before it is worth a word. Waking up a core that was idle counts too.
 const stealLimit = 5 // percent
 
-// StealWarning says that the host of a machine gave much of its CPU time to others during a run, and nothing if it did not.
+// StealWarning says in a sentence, without its full stop, that the host took much of the CPU time that was needed; it is empty if it did not.
 func (m *Machine) StealWarning() string {
 	if m.StealPercent < stealLimit {
 		return ""
 	}
-	return fmt.Sprintf("the host gave %.0f %% of the CPU time that this machine wanted to others, so the times measured here are partly its own", m.StealPercent)
+	return fmt.Sprintf("the host took %.0f %% of the CPU time that this machine needed (steal): the times measured here are partly the host's doing", m.StealPercent)
 }
 
-// cpuTime is what a machine has used since it started, in units that do not matter.
+// cpuTime is how much CPU time a machine has wanted since it started, and how much of that it did not get; only their ratio matters.
 type cpuTime struct{ wanted, stolen float64 }
 
 func readCPU() cpuTime {
@@ -78,7 +78,7 @@ func parseCPU(stat string) (t cpuTime) {
 
 // stealSince returns how much of what was wanted since an earlier moment went to others, in percent.
 func (t cpuTime) stealSince(before cpuTime) float64 {
-	if t.wanted <= before.wanted || t.stolen < before.stolen {
+	if before == (cpuTime{}) || t.wanted <= before.wanted || t.stolen < before.stolen {
 		return 0
 	}
 	return 100 * (t.stolen - before.stolen) / (t.wanted - before.wanted)

@@ -18,6 +18,9 @@ func TestStealIsTheShareOfWhatWasWanted(t *testing.T) {
 	if got := before.stealSince(before); got != 0 {
 		t.Errorf("nothing was wanted: %v %%", got)
 	}
+	if got := after.stealSince(cpuTime{}); got != 0 {
+		t.Errorf("it could not be read at first: %v %%", got)
+	}
 	if got := (cpuTime{}).stealSince(before); got != 0 {
 		t.Errorf("it cannot be read any more: %v %%", got)
 	}
@@ -31,7 +34,7 @@ func TestStealIsTheShareOfWhatWasWanted(t *testing.T) {
 func TestAHostThatTakesTimeIsNamed(t *testing.T) {
 	r := failed(class("POST state", "503", 9, ""))
 	r.Machine.StealPercent = 24.4
-	if text := strings.Join(Judge(r, Evidence{}).Lines, "\n"); !strings.Contains(text, "Warning: the host gave 24 % of the CPU time") {
+	if text := strings.Join(Judge(r, Evidence{}).Lines, "\n"); !strings.Contains(text, "Warning: the host took 24 % of the CPU time") {
 		t.Errorf("it says\n%s", text)
 	}
 	r.Machine.StealPercent = 4.9

@@ -42,7 +42,7 @@ type Machine struct {
 	RAMGiB float64 `json:"ramGiB"`
 	Kernel string  `json:"kernel,omitzero"`
 
-	StealPercent float64 `json:"stealPercent,omitzero"` // of the CPU time that was wanted during the run: given to others by the host of a virtual machine
+	StealPercent float64 `json:"stealPercent,omitzero"` // of the CPU time that was wanted during the run: what the host of a virtual machine gave to others
 }
 
 // Operation is what was measured of one kind of request. Times count from the intended time of sending, so that a server that stands

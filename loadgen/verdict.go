@@ -37,11 +37,11 @@ func Judge(r *Result, e Evidence) Verdict {
 	for _, w := range warnings {
 		v.Lines = append(v.Lines, "Warning: "+clip(w))
 	}
-	if w := r.Machine.StealWarning(); w != "" {
-		v.Lines = append(v.Lines, "Warning: "+w+".")
-	}
 	if more := len(e.Warnings) - len(warnings); more > 0 {
 		v.Lines = append(v.Lines, fmt.Sprintf("Warning: %s more in the logs", grouped(int64(more))))
+	}
+	if w := r.Machine.StealWarning(); w != "" {
+		v.Lines = append(v.Lines, "Warning: "+w+".")
 	}
 	if v.OK {
 		return v

@@ -30,7 +30,7 @@ const (
 type attempt struct {
 	ref     event.AttemptRef
 	phase   phase
-	cancel  context.CancelCauseFunc // nil when it has ended: it would keep alive what belongs to the handler
+	cancel  context.CancelCauseFunc // nil once the handler has returned: it would keep its context alive
 	result  *message                // what was reported, while it is remembered
 	endedAt time.Time
 }

@@ -35,7 +35,7 @@ type message struct {
 	header  nats.Header
 	body    []byte
 	ref     *event.AttemptRef // of a result, for UnreportedError
-	settled func(error)       // called once, when a stream has it or when it can never be sent
+	settled func(error)       // called once at most, when a stream has it or when it can never be sent
 
 	key string // in the outbox, while it is there
 }
@@ -208,16 +208,20 @@ func (o *outbox) fail(key string, err error) {
 	poke(o.wake)
 }
 
-// settle ends a message. What it called settled with is forgotten: a result is kept for long, and that would keep the task with it.
+// settle ends a message and forgets its callback: a result is kept for long, and the callback would keep more with it.
 func (o *outbox) settle(key string, err error) {
 	o.mu.Lock()
+	p := o.take(key)
 	var settled func(error)
-	if p := o.take(key); p != nil {
+	if p != nil {
 		settled, p.settled = p.settled, nil
 	}
 	o.mu.Unlock()
-	if settled != nil {
+	switch {
+	case settled != nil:
 		settled(err)
+	case p != nil && err != nil: // a repeated one
+		o.log.Error("message cannot be stored again", "subject", p.subject, keyErr, err)
 	}
 }
 

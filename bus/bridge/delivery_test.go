@@ -361,7 +361,8 @@ func TestARepeatedRequestJoinsTheOneInFlight(t *testing.T) {
 	}
 }
 
-// waitingForAFlight counts the goroutines that have joined a request in flight: nothing else shows that they are that far.
+// waitingForAFlight counts the goroutines that have joined a request in flight: nothing else shows that they are that far. It counts those of
+// the whole process, so no test that runs beside others may use it.
 func waitingForAFlight() (n int) {
 	all := make([]byte, 4<<20)
 	for stack := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {

@@ -197,6 +197,14 @@ func differences(a, b *loadgen.Result) []string {
 		differ("duration", clock(a.Seconds), clock(b.Seconds))
 	}
 	differ("machine", machine(a.Machine), machine(b.Machine))
+	for _, side := range []struct {
+		name string
+		*loadgen.Machine
+	}{{"a", &a.Machine}, {"b", &b.Machine}} {
+		if w := side.StealWarning(); w != "" {
+			list = append(list, side.name+": "+w)
+		}
+	}
 	names := maps.Clone(a.Versions)
 	if names == nil {
 		names = make(map[string]string)

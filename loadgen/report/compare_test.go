@@ -74,10 +74,12 @@ func TestCompareSaysWhatElseIsDifferent(t *testing.T) {
 	}
 	b.Machine.Cores, b.Versions["nats-server"], b.Commit, b.Args, b.Ledger, b.Seconds = 4, "2.14.0", "", []string{"run", "scenario-3"}, nil, 70
 	delete(b.Operations, "GET state")
+	b.Machine.StealPercent = 24
 	got := strings.Join(Compare(a, b).Differences, "\n")
 	for _, want := range []string{
 		"duration: 1:00 → 1:10", "machine: 2 cores, AMD EPYC 7B13, 7.80 GiB, linux/amd64, 6.12.48 → 4 cores, ", "version of nats-server: 2.15.2 → 2.14.0",
 		"commit: b9f211b4c0de → none", "command: chaos -t 300s", "operation GET state is only in a", "only one of them has a ledger",
+		"b: the host took 24 %",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("nothing says %q in\n%s", want, got)

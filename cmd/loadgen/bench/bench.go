@@ -87,15 +87,15 @@ func Run(ctx context.Context, cfg Config, progress io.Writer) ([]Figure, error) 
 		l := &lab{ended: cfg.Ended}
 		got, err := b.run(ctx, l)
 		l.close()
-		if err != nil {
-			return figures, fmt.Errorf("%s: %w", b.name, err)
-		}
 		line := fmt.Sprintf("%s: %.1f s", b.name, time.Since(begin).Seconds())
 		m := machine()
 		if w := m.StealWarning(); w != "" {
 			line += "; " + w
 		}
 		_, _ = fmt.Fprintln(progress, line)
+		if err != nil {
+			return figures, fmt.Errorf("%s: %w", b.name, err)
+		}
 		figures = append(figures, got...)
 	}
 	return figures, nil

@@ -145,8 +145,8 @@ func (a *arrivals) drive(ctx context.Context, conn *bus.Conn, rate int, message 
 	return newTiming(waits[latencyWarm*rate:], late[latencyWarm*rate:], rate/perSecond), nil
 }
 
-// holdCollector collects garbage now, and none until resume: here it would stop the agents and their clients for 60 ms once in 15 s, which decides a p99 and is
-// no server's doing. Some 100 MB of it come together meanwhile. The servers collect theirs as ever.
+// holdCollector collects garbage now, and none until resume: in this process that would slow the agents and their clients for 300 ms once in 15 s,
+// which decides a p99 and is no server's doing. Some 100 MB of it come together meanwhile. The servers collect theirs as ever.
 func holdCollector() (resume func()) {
 	runtime.GC()
 	percent := debug.SetGCPercent(-1)

@@ -17,7 +17,7 @@ func TuneMemory() {
 }
 
 // softLimit is the memory of the Go runtime from which on time is no longer saved at its cost: a tree of 130,000 runs, of which 100 MiB lived, took 900.
-const softLimit = 320 << 20
+const softLimit = 256 << 20
 
 // limitMemory keeps the memory at softLimit for as long as what lives is less than half of that, and at twice what lives otherwise: collecting more often
 // than the runtime does by itself would take the time of all else. GOMEMLIMIT overrides it.
