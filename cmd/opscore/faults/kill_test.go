@@ -22,29 +22,14 @@ func TestKilledAtNamedPoints(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			r := w.replica(allRoles, point)
+			wasThere := w.diesAt(point)
 			for _, id := range []string{"a1", "a2"} {
 				w.agent(id, 3, 2*time.Millisecond, "one", "two")
 			}
-			died := make(chan struct{})
-			go func() {
-				<-r.ended
-				close(died)
-			}()
-			go func() { // whoever supervises it starts it again
-				<-died
-				if _, err := w.tryReplica(allRoles, ""); err != nil {
-					t.Error(err)
-				}
-			}()
 			w.publishWorkflow("seq", "one", "two")
 			runs := w.startMany("seq", 60, 5*time.Millisecond, nil)
 			w.complete(runs, 60*time.Second)
-			select {
-			case <-died:
-			default:
-				t.Errorf("the replica was never at %s", point)
-			}
+			wasThere()
 			w.ledger.auditOnce(runs, 2)
 		})
 	}

@@ -110,6 +110,36 @@ func (w *world) replica(roles, crash string) *replica {
 	return r
 }
 
+// diesAt starts a replica that ends at a crash point, POINT:N, and another one when it has, as a supervisor would. wasThere fails the test if it has not
+// ended: how often a point is reached depends on how much is done at once, so N must be small.
+func (w *world) diesAt(point string) (wasThere func()) {
+	w.t.Helper()
+	r := w.replica(allRoles, point)
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-r.ended:
+			if _, err := w.tryReplica(allRoles, ""); err != nil {
+				w.t.Error(err)
+			}
+		case <-over:
+		}
+	}()
+	w.t.Cleanup(func() { // before that of the replica, which ends it
+		close(over)
+		<-done
+	})
+	return func() {
+		w.t.Helper()
+		select {
+		case <-r.ended:
+		default:
+			w.t.Errorf("the replica was never at %s", point)
+		}
+	}
+}
+
 func (w *world) tryReplica(roles, crash string) (*replica, error) {
 	exe, err := os.Executable()
 	if err != nil {
