@@ -35,7 +35,7 @@ func thisMachine() Machine {
 const stealLimit = 5 // percent
 
 // StealWarning says in a sentence, without its full stop, that the host took much of the CPU time that was needed; it is empty if it did not.
-func (m *Machine) StealWarning() string {
+func (m Machine) StealWarning() string {
 	if m.StealPercent < stealLimit {
 		return ""
 	}

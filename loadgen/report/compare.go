@@ -198,10 +198,10 @@ func differences(a, b *loadgen.Result) []string {
 	}
 	differ("machine", machine(a.Machine), machine(b.Machine))
 	for _, side := range []struct {
-		name string
-		*loadgen.Machine
-	}{{"a", &a.Machine}, {"b", &b.Machine}} {
-		if w := side.StealWarning(); w != "" {
+		name    string
+		machine loadgen.Machine
+	}{{"a", a.Machine}, {"b", b.Machine}} {
+		if w := side.machine.StealWarning(); w != "" {
 			list = append(list, side.name+": "+w)
 		}
 	}

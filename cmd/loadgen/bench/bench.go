@@ -88,8 +88,7 @@ func Run(ctx context.Context, cfg Config, progress io.Writer) ([]Figure, error) 
 		got, err := b.run(ctx, l)
 		l.close()
 		line := fmt.Sprintf("%s: %.1f s", b.name, time.Since(begin).Seconds())
-		m := machine()
-		if w := m.StealWarning(); w != "" {
+		if w := machine().StealWarning(); w != "" {
 			line += "; " + w
 		}
 		_, _ = fmt.Fprintln(progress, line)
